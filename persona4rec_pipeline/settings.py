@@ -1,0 +1,322 @@
+"""One typed tree of settings: `persona4rec.toml`, overridden by the environment.
+
+Belongs here: every value that a user may change, with its unit, its default and why. Does not belong here: anything
+about one catalogue (that is stored with the catalogue in the warehouse) and any logic of a stage.
+
+Precedence, strongest first: environment (`PERSONA4REC_GENERATION__ENGINE=extractive`), the TOML file
+(`PERSONA4REC_CONFIG`, default `./persona4rec.toml` when it exists), the defaults below. An unknown key is an error in
+both places, because a misspelt setting that is silently ignored costs a night of generation.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX = "PERSONA4REC_"
+NESTING = "__"
+# Variables with our prefix that are not settings themselves.
+RESERVED_VARIABLES = {"PERSONA4REC_CONFIG"}
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a bad value; the message names it and says how to mend it."""
+
+
+class Group(BaseModel):
+    """A group of settings; refuses unknown keys and cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReviewSettings(Group):
+    """How source rows become items and reviews."""
+
+    positive_rating: float = Field(4.0, description="Rating (on the source's own scale) from which a review is positive.")
+    missing_rating_is_positive: bool = Field(
+        True, description="Whether a review without rating and without a like counts as positive (implicit feedback)."
+    )
+    rating_min: float = Field(0.0, description="Lowest rating that is accepted; rows below are rejected.")
+    rating_max: float = Field(5.0, description="Highest rating that is accepted; rows above are rejected.")
+    max_reject_fraction: float = Field(
+        0.05, ge=0, le=1, description="Fraction of unusable rows (0-1) above which an ingest fails and changes nothing."
+    )
+
+
+class SplitSettings(Group):
+    """Which interactions are held out from everything that describes an item, a user or a popularity."""
+
+    panel_fraction: float = Field(
+        0.2, ge=0, le=1, description="Fraction (0-1) of users, chosen by hash, whose last interactions are held out."
+    )
+    min_interactions: int = Field(
+        3, ge=3, description="Interactions a panel user must have, so that history, validation and test are all there."
+    )
+
+
+class GenerationSettings(Group):
+    """The language model and how it is asked."""
+
+    engine: Literal["vllm", "openai", "extractive"] = Field(
+        "vllm", description="vllm: in-process batch; openai: any compatible endpoint; extractive: no model at all."
+    )
+    model: str = Field(
+        "smollm2-135m-instruct",
+        description="Hugging Face id, local path, or `smollm2-135m-instruct` for the packaged model.",
+    )
+    prompt_profile: Literal["auto", "compact", "full"] = Field(
+        "auto",
+        description="compact: few-shot prompts and short fields, for models up to about 1B; full: the paper's prompts. "
+        "auto: compact for the packaged model, full for any other.",
+    )
+    context_length: int = Field(2048, ge=512, description="Longest prompt plus answer, in tokens.")
+    max_concurrent_sequences: int = Field(64, ge=1, description="Requests that vLLM decodes at the same time.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Fraction of GPU memory vLLM may take.")
+    kv_cache_gib: int = Field(2, ge=1, description="Memory for the KV cache on CPU, in GiB.")
+    cpu_threads: int = Field(0, ge=0, description="Threads that vLLM uses on CPU; 0: all cores.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs over which one model is split.")
+    retry_temperature: float = Field(
+        0.6, gt=0, le=2, description="Sampling temperature of a retry; the first try is greedy (temperature 0)."
+    )
+    max_retries: int = Field(1, ge=0, description="Further tries, each with another seed, for an unusable answer.")
+    checkpoint_every: int = Field(
+        64, ge=1, description="Requests per chunk; a chunk is committed to the ledger at once, so a crash repeats at most one."
+    )
+
+
+class OpenAISettings(Group):
+    """An OpenAI-compatible endpoint, read when `generation.engine` is `openai`."""
+
+    base_url: str = Field("http://127.0.0.1:8000/v1", description="Address of the endpoint, with its /v1.")
+    api_key_variable: str = Field("OPENAI_API_KEY", description="Name of the environment variable that holds the key.")
+    concurrency: int = Field(16, ge=1, description="Requests in flight at the same time.")
+    timeout_s: float = Field(120.0, gt=0, description="Time limit of one request, in seconds.")
+    max_attempts: int = Field(5, ge=1, description="Tries of one request on 429, 5xx and broken connections.")
+    max_wait_s: float = Field(30.0, gt=0, description="Longest pause between two tries, in seconds.")
+
+
+class PersonaSettings(Group):
+    """Persona construction."""
+
+    domain: str = Field("book", description="Domain words in prompts and names: book, movie, restaurant, hotel, product, game.")
+    max_personas: int = Field(7, ge=1, le=7, description="Most personas per item.")
+    max_null_fraction: float = Field(
+        0.75, ge=0, le=1, description="An aspect tuple with a larger fraction of empty slots is no persona evidence."
+    )
+    grouping_distance: float = Field(
+        0.62, gt=0, lt=2, description="Cosine distance below which sentences of an item's reviews join one group."
+    )
+    duplicate_similarity: float = Field(
+        0.9, gt=0, le=1, description="Cosine similarity of persona texts from which two personas of an item are one."
+    )
+    min_support: float = Field(
+        0.25, ge=-1, le=1, description="Cosine similarity to its evidence that a generated persona must reach."
+    )
+    max_evidence_sentences: int = Field(
+        120, ge=7, description="Sentences per item that are grouped; larger items are sampled evenly over their reviews."
+    )
+    embedding_model: str = Field(
+        "all-minilm-l6-v2", description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model."
+    )
+
+
+class AlignmentSettings(Group):
+    """Which persona explains a past choice, and how many such pairs are made."""
+
+    max_pairs_per_user: int = Field(5, ge=1, description="Most recent positive interactions per user that become pairs.")
+    max_history: int = Field(5, ge=1, description="Most recent earlier interactions that the judge reads.")
+
+
+class EncoderSettings(Group):
+    """The encoder of users and personas, and its training."""
+
+    base_model: str = Field(
+        "all-minilm-l6-v2", description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model."
+    )
+    max_seq_length: int = Field(96, ge=16, description="Tokens after which a text is cut.")
+    max_history: int = Field(10, ge=1, description="L: most recent interactions in a user profile.")
+    recency_decay: float = Field(0.9, gt=0, le=1, description="g: weight of an interaction relative to the next newer one.")
+    temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    epochs: int = Field(1, ge=1, description="Passes over the alignment pairs.")
+    batch_size: int = Field(48, ge=2, description="Alignment pairs per batch, each a negative for the others.")
+    max_training_pairs: int = Field(6000, ge=2, description="Most recent alignment pairs used for training.")
+    training_history: int = Field(5, ge=1, description="Most recent interactions of a profile while training.")
+    encode_batch_size: int = Field(64, ge=1, description="Texts per forward pass when encoding.")
+    seed: int = Field(7, ge=0, description="Seed of sampling and initialisation.")
+
+
+class IndexSettings(Group):
+    """The published persona index."""
+
+    keep_generations: int = Field(5, ge=2, description="Index generations kept on disk for rollback, the current one included.")
+
+
+class EvaluationSettings(Group):
+    """Candidates and metrics of the held-out panel."""
+
+    candidate_generator: Literal["auto", "ease", "item_knn"] = Field(
+        "auto", description="auto: EASE up to `ease_max_items` items, item-kNN above."
+    )
+    ease_max_items: int = Field(8000, ge=1, description="EASE inverts an items x items matrix; above this, item-kNN.")
+    ease_l2: float = Field(100.0, gt=0, description="L2 regularisation of EASE.")
+    knn_neighbours: int = Field(50, ge=1, description="Neighbours per item of item-kNN.")
+    candidates: int = Field(20, ge=1, description="Candidates per user that are reranked.")
+
+
+class ServingSettings(Group):
+    """The HTTP service."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
+
+
+class WarehouseSettings(Group):
+    """DuckDB."""
+
+    lock_timeout_s: float = Field(120.0, gt=0, description="Longest wait for another process's transaction, in seconds.")
+    memory_limit_gib: float = Field(2.0, gt=0, description="Memory that DuckDB may take before it spills to disk, in GiB.")
+    threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: all cores.")
+
+
+class Settings(Group):
+    """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, dagster, models, incoming."""
+
+    home: Path = Field(Path("var"), description="Directory of all state; nothing is written elsewhere.")
+    reviews: ReviewSettings = Field(default_factory=lambda: ReviewSettings())
+    splits: SplitSettings = Field(default_factory=lambda: SplitSettings())
+    generation: GenerationSettings = Field(default_factory=lambda: GenerationSettings())
+    openai: OpenAISettings = Field(default_factory=lambda: OpenAISettings())
+    personas: PersonaSettings = Field(default_factory=lambda: PersonaSettings())
+    alignment: AlignmentSettings = Field(default_factory=lambda: AlignmentSettings())
+    encoder: EncoderSettings = Field(default_factory=lambda: EncoderSettings())
+    index: IndexSettings = Field(default_factory=lambda: IndexSettings())
+    evaluation: EvaluationSettings = Field(default_factory=lambda: EvaluationSettings())
+    serving: ServingSettings = Field(default_factory=lambda: ServingSettings())
+    warehouse: WarehouseSettings = Field(default_factory=lambda: WarehouseSettings())
+
+    @property
+    def warehouse_path(self) -> Path:
+        return self.home / "warehouse" / "warehouse.duckdb"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.home / "ledger" / "ledger.duckdb"
+
+    @property
+    def index_path(self) -> Path:
+        return self.home / "index"
+
+    @property
+    def models_path(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def mlflow_path(self) -> Path:
+        return self.home / "mlflow"
+
+    @property
+    def dagster_path(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def incoming_path(self) -> Path:
+        return self.home / "incoming"
+
+
+def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from file and environment.
+
+    `overrides` are nested dictionaries that win over both (`load_settings(generation={"engine": "extractive"})`).
+    `home` is made absolute, so that a later change of directory cannot move the state.
+
+    Raises SettingsError, naming every unknown key and bad value and where it came from.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    origins: dict[tuple[str, ...], str] = {}
+    tree: dict[str, Any] = {}
+    _merge(tree, _read_file(environment), origins)
+    _merge(tree, _read_environment(environment), origins)
+    _merge(tree, (overrides, "the call"), origins)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(dict(problem), origins) for problem in error.errors())) from error
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def describe_settings(settings: Settings) -> list[tuple[str, Any, str]]:
+    """(dotted name, effective value, description) of every setting, in the order of declaration."""
+    rows: list[tuple[str, Any, str]] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Group):
+            rows += [
+                (f"{name}.{key}", getattr(value, key), inner.description or "")
+                for key, inner in type(value).model_fields.items()
+            ]
+        else:
+            rows.append((name, value, field.description or ""))
+    return rows
+
+
+def _read_file(environment: dict[str, str]) -> tuple[dict[str, Any], str]:
+    stated = environment.get("PERSONA4REC_CONFIG")
+    path = Path(stated) if stated else Path("persona4rec.toml")
+    if not path.exists():
+        if stated:
+            raise SettingsError(f"PERSONA4REC_CONFIG names {path}, which does not exist.")
+        return {}, str(path)
+    try:
+        return tomllib.loads(path.read_text()), str(path)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+
+
+def _read_environment(environment: dict[str, str]) -> tuple[dict[str, Any], str]:
+    tree: dict[str, Any] = {}
+    for variable in sorted(environment):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in RESERVED_VARIABLES:
+            continue
+        *groups, key = variable[len(ENVIRONMENT_PREFIX) :].lower().split(NESTING)
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[key] = environment[variable]
+    return tree, "environment"
+
+
+def _merge(
+    tree: dict[str, Any],
+    source: tuple[dict[str, Any], str],
+    origins: dict[tuple[str, ...], str],
+    path: tuple[str, ...] = (),
+) -> None:
+    values, origin = source
+    for key, value in values.items():
+        here = (*path, key)
+        if isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+            _merge(tree.setdefault(key, {}), (value, origin), origins, here)
+        else:
+            tree[key] = value
+            origins[here] = origin
+
+
+def _explain(problem: dict[str, Any], origins: dict[tuple[str, ...], str]) -> str:
+    path = tuple(str(part) for part in problem["loc"])
+    origin = origins.get(path, "settings")
+    if origin == "environment":
+        name = ENVIRONMENT_PREFIX + NESTING.join(path).upper()
+    else:
+        name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        group: Any = Settings
+        for part in path[:-1]:
+            group = type(getattr(group(), part))
+        known = ", ".join(group.model_fields)
+        return f"{origin}: unknown setting {name}; known here: {known}."
+    return f"{origin}: bad value for {name}: {problem['msg']} (given: {problem['input']!r})."

@@ -1,0 +1,162 @@
+-- Every table of the warehouse. One table per asset, named like the asset; a column `catalog` is the Dagster partition.
+-- The statements run at every opening and must stay idempotent.
+
+-- A catalogue: a named batch of items and their reviews, and where its rows come from.
+CREATE TABLE IF NOT EXISTS catalogs (
+    catalog          VARCHAR PRIMARY KEY,
+    reviews_source   VARCHAR NOT NULL,      -- file, folder or glob
+    items_source     VARCHAR,               -- NULL: items are known from their reviews alone
+    source_format    VARCHAR NOT NULL,      -- amazon_2023, amazon_2014, yelp, goodreads, generic
+    column_mapping   JSON NOT NULL,         -- our column -> column of the source, for generic sources
+    limit_items      INTEGER,               -- keep only this many of the most reviewed items
+    domain           VARCHAR,               -- domain words; NULL: the setting
+    source_fingerprint VARCHAR,             -- of the files at the last ingest; NULL: never ingested
+    registered_at    TIMESTAMP NOT NULL
+);
+
+-- Asset `items`.
+CREATE TABLE IF NOT EXISTS items (
+    catalog     VARCHAR NOT NULL,
+    item_id     VARCHAR NOT NULL,
+    title       VARCHAR,                    -- NULL where the source has no metadata
+    description VARCHAR,
+    categories  VARCHAR[],
+    attributes  JSON,                       -- author, price and whatever else the source tells, as text
+    PRIMARY KEY (catalog, item_id)
+);
+
+-- Asset `reviews`. An interaction is one user's review of one item at one time.
+CREATE TABLE IF NOT EXISTS reviews (
+    catalog     VARCHAR NOT NULL,
+    review_id   VARCHAR NOT NULL,           -- hash of catalogue, user, item and time: the same in every ingest
+    user_id     VARCHAR NOT NULL,
+    item_id     VARCHAR NOT NULL,
+    rating      DOUBLE,                     -- NULL where the source gives none
+    is_positive BOOLEAN NOT NULL,
+    title       VARCHAR,
+    text        VARCHAR NOT NULL,
+    reviewed_at TIMESTAMP NOT NULL,         -- UTC
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- Source rows that could not be used, kept with the reason.
+CREATE TABLE IF NOT EXISTS rejected_rows (
+    catalog VARCHAR NOT NULL,
+    asset   VARCHAR NOT NULL,               -- items or reviews
+    file    VARCHAR NOT NULL,
+    line    BIGINT NOT NULL,                -- 1-based line (or row, for Parquet) in the file
+    reason  VARCHAR NOT NULL,
+    row_text VARCHAR                        -- the row as read, cut at 2,000 characters
+);
+
+-- Asset `splits`: what is held out. Every interaction has exactly one row.
+CREATE TABLE IF NOT EXISTS splits (
+    catalog      VARCHAR NOT NULL,
+    review_id    VARCHAR NOT NULL,
+    split        VARCHAR NOT NULL CHECK (split IN ('train', 'valid', 'test')),
+    is_target    BOOLEAN NOT NULL,          -- the interaction that evaluation must find (valid and test only)
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- Asset `review_aspects`: the four slots of one train review, each with the span of the review that supports it.
+CREATE TABLE IF NOT EXISTS review_aspects (
+    catalog   VARCHAR NOT NULL,
+    review_id VARCHAR NOT NULL,
+    item_id   VARCHAR NOT NULL,
+    user_id   VARCHAR NOT NULL,
+    category_preference VARCHAR, category_preference_span INTEGER[],  -- [start, end) characters of reviews.text
+    purchase_purpose    VARCHAR, purchase_purpose_span    INTEGER[],
+    quality_criteria    VARCHAR, quality_criteria_span    INTEGER[],
+    usage_context       VARCHAR, usage_context_span       INTEGER[],
+    is_evidence BOOLEAN NOT NULL,           -- FALSE: too many empty slots to be persona evidence
+    source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- Asset `item_summaries`: two or three neutral sentences per item.
+CREATE TABLE IF NOT EXISTS item_summaries (
+    catalog VARCHAR NOT NULL,
+    item_id VARCHAR NOT NULL,
+    title   VARCHAR NOT NULL,               -- items.title, or a name made from the item's train reviews
+    summary VARCHAR NOT NULL,
+    source  VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
+    PRIMARY KEY (catalog, item_id)
+);
+
+-- Asset `personas`.
+CREATE TABLE IF NOT EXISTS personas (
+    catalog     VARCHAR NOT NULL,
+    item_id     VARCHAR NOT NULL,
+    persona_id  VARCHAR NOT NULL,
+    name        VARCHAR NOT NULL,
+    description VARCHAR NOT NULL,
+    preference_rationale VARCHAR NOT NULL,
+    polarity    VARCHAR NOT NULL CHECK (polarity IN ('appreciative', 'critical', 'mixed')),
+    evidence_review_ids VARCHAR[] NOT NULL,
+    quotes      VARCHAR[] NOT NULL,         -- sentences of the evidence, most central first
+    support     DOUBLE,                     -- cosine similarity of the persona's text and its evidence; NULL without evidence
+    source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive', 'summary')),
+    fallback_reason VARCHAR,                -- why a generated persona was not used
+    PRIMARY KEY (catalog, item_id, persona_id)
+);
+
+-- Asset `alignment_pairs`: which persona of the item explains a past choice.
+CREATE TABLE IF NOT EXISTS alignment_pairs (
+    catalog    VARCHAR NOT NULL,
+    review_id  VARCHAR NOT NULL,            -- the explained interaction
+    user_id    VARCHAR NOT NULL,
+    item_id    VARCHAR NOT NULL,
+    persona_id VARCHAR NOT NULL,
+    probability DOUBLE NOT NULL,            -- of the chosen persona
+    option_ids  VARCHAR[] NOT NULL,         -- all options, and
+    option_probabilities DOUBLE[] NOT NULL, -- their probabilities, in the same order
+    history_review_ids VARCHAR[] NOT NULL,  -- earlier train interactions, most recent first
+    reviewed_at TIMESTAMP NOT NULL,
+    source      VARCHAR NOT NULL CHECK (source IN ('llm', 'similarity')),
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- Asset `persona_vectors`: unit vectors of persona texts.
+CREATE TABLE IF NOT EXISTS persona_vectors (
+    catalog    VARCHAR NOT NULL,
+    item_id    VARCHAR NOT NULL,
+    persona_id VARCHAR NOT NULL,
+    text_hash  VARCHAR NOT NULL,            -- of the encoded text
+    encoder    VARCHAR NOT NULL,            -- fingerprint of the encoder
+    vector     FLOAT[] NOT NULL,
+    PRIMARY KEY (catalog, item_id, persona_id)
+);
+
+-- Asset `interaction_vectors`: unit vectors of the most recent positive train interactions of each user.
+CREATE TABLE IF NOT EXISTS interaction_vectors (
+    catalog     VARCHAR NOT NULL,
+    review_id   VARCHAR NOT NULL,
+    user_id     VARCHAR NOT NULL,
+    item_id     VARCHAR NOT NULL,
+    reviewed_at TIMESTAMP NOT NULL,
+    text_hash   VARCHAR NOT NULL,
+    encoder     VARCHAR NOT NULL,
+    vector      FLOAT[] NOT NULL,
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- Asset `candidates`: what a collaborative filter proposes to each panel user, from train interactions alone.
+CREATE TABLE IF NOT EXISTS candidates (
+    split     VARCHAR NOT NULL CHECK (split IN ('valid', 'test')),
+    user_id   VARCHAR NOT NULL,
+    rank      INTEGER NOT NULL,             -- 1 is best
+    item_id   VARCHAR NOT NULL,
+    score     DOUBLE NOT NULL,
+    generator VARCHAR NOT NULL,
+    PRIMARY KEY (split, user_id, rank)
+);
+
+-- Asset `evaluation_report`: one row per ranking and metric.
+CREATE TABLE IF NOT EXISTS evaluation_report (
+    ranking VARCHAR NOT NULL,
+    metric  VARCHAR NOT NULL,
+    value   DOUBLE NOT NULL,
+    users   INTEGER NOT NULL,
+    encoder VARCHAR,
+    PRIMARY KEY (ranking, metric)
+);
