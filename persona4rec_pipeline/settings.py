@@ -36,7 +36,9 @@ class Group(BaseModel):
 class ReviewSettings(Group):
     """How source rows become items and reviews."""
 
-    positive_rating: float = Field(4.0, description="Rating (on the source's own scale) from which a review is positive.")
+    positive_rating: float = Field(
+        4.0, description="Rating (on the source's own scale) from which a review is positive."
+    )
     missing_rating_is_positive: bool = Field(
         True, description="Whether a review without rating and without a like counts as positive (implicit feedback)."
     )
@@ -84,7 +86,9 @@ class GenerationSettings(Group):
     )
     max_retries: int = Field(1, ge=0, description="Further tries, each with another seed, for an unusable answer.")
     checkpoint_every: int = Field(
-        64, ge=1, description="Requests per chunk; a chunk is committed to the ledger at once, so a crash repeats at most one."
+        64,
+        ge=1,
+        description="Requests per chunk; a chunk is committed to the ledger at once, so a crash repeats at most one.",
     )
 
 
@@ -102,13 +106,15 @@ class OpenAISettings(Group):
 class PersonaSettings(Group):
     """Persona construction."""
 
-    domain: str = Field("book", description="Domain words in prompts and names: book, movie, restaurant, hotel, product, game.")
+    domain: str = Field(
+        "book", description="Domain words in prompts and names: book, movie, restaurant, hotel, product, game."
+    )
     max_personas: int = Field(7, ge=1, le=7, description="Most personas per item.")
     max_null_fraction: float = Field(
         0.75, ge=0, le=1, description="An aspect tuple with a larger fraction of empty slots is no persona evidence."
     )
-    grouping_distance: float = Field(
-        0.62, gt=0, lt=2, description="Cosine distance below which sentences of an item's reviews join one group."
+    merge_similarity: float = Field(
+        0.8, gt=0, le=1, description="Cosine similarity of their centres from which two groups of sentences are one."
     )
     duplicate_similarity: float = Field(
         0.9, gt=0, le=1, description="Cosine similarity of persona texts from which two personas of an item are one."
@@ -117,17 +123,22 @@ class PersonaSettings(Group):
         0.25, ge=-1, le=1, description="Cosine similarity to its evidence that a generated persona must reach."
     )
     max_evidence_sentences: int = Field(
-        120, ge=7, description="Sentences per item that are grouped; larger items are sampled evenly over their reviews."
+        120,
+        ge=7,
+        description="Sentences per item that are grouped; larger items are sampled evenly over their reviews.",
     )
     embedding_model: str = Field(
-        "all-minilm-l6-v2", description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model."
+        "all-minilm-l6-v2",
+        description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model.",
     )
 
 
 class AlignmentSettings(Group):
     """Which persona explains a past choice, and how many such pairs are made."""
 
-    max_pairs_per_user: int = Field(5, ge=1, description="Most recent positive interactions per user that become pairs.")
+    max_pairs_per_user: int = Field(
+        5, ge=1, description="Most recent positive interactions per user that become pairs."
+    )
     max_history: int = Field(5, ge=1, description="Most recent earlier interactions that the judge reads.")
 
 
@@ -135,11 +146,14 @@ class EncoderSettings(Group):
     """The encoder of users and personas, and its training."""
 
     base_model: str = Field(
-        "all-minilm-l6-v2", description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model."
+        "all-minilm-l6-v2",
+        description="Sentence-transformers id, local path, or `all-minilm-l6-v2` for the packaged model.",
     )
     max_seq_length: int = Field(96, ge=16, description="Tokens after which a text is cut.")
     max_history: int = Field(10, ge=1, description="L: most recent interactions in a user profile.")
-    recency_decay: float = Field(0.9, gt=0, le=1, description="g: weight of an interaction relative to the next newer one.")
+    recency_decay: float = Field(
+        0.9, gt=0, le=1, description="g: weight of an interaction relative to the next newer one."
+    )
     temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
     epochs: int = Field(1, ge=1, description="Passes over the alignment pairs.")
@@ -153,7 +167,9 @@ class EncoderSettings(Group):
 class IndexSettings(Group):
     """The published persona index."""
 
-    keep_generations: int = Field(5, ge=2, description="Index generations kept on disk for rollback, the current one included.")
+    keep_generations: int = Field(
+        5, ge=2, description="Index generations kept on disk for rollback, the current one included."
+    )
 
 
 class EvaluationSettings(Group):
@@ -178,8 +194,12 @@ class ServingSettings(Group):
 class WarehouseSettings(Group):
     """DuckDB."""
 
-    lock_timeout_s: float = Field(120.0, gt=0, description="Longest wait for another process's transaction, in seconds.")
-    memory_limit_gib: float = Field(2.0, gt=0, description="Memory that DuckDB may take before it spills to disk, in GiB.")
+    lock_timeout_s: float = Field(
+        120.0, gt=0, description="Longest wait for another process's transaction, in seconds."
+    )
+    memory_limit_gib: float = Field(
+        2.0, gt=0, description="Memory that DuckDB may take before it spills to disk, in GiB."
+    )
     threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: all cores.")
 
 

@@ -1,0 +1,105 @@
+"""Adding and removing a catalogue as one act, across warehouse, ledger, index and Dagster.
+
+Belongs here: acts that touch several rooms. Does not belong here: how each room does its part.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from persona4rec_pipeline.generation import Ledger
+from persona4rec_pipeline.index.build import build_index
+from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers, read_manifest
+from persona4rec_pipeline.reviews.catalogs import (
+    AUTO,
+    Catalog,
+    delete_catalog_rows,
+    get_catalog,
+    list_catalogs,
+    register_catalog,
+)
+from persona4rec_pipeline.runner import Finished, forget_partition, materialize_source
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What the removal of a catalogue has deleted; `index_generation` is the one published without it, if there was one."""
+
+    rows: int
+    generations: int
+    index_generation: int | None
+
+
+def add_catalog(
+    settings: Settings,
+    name: str,
+    reviews: str,
+    items: str | None = None,
+    source_format: str | None = None,
+    column_mapping: Mapping[str, str] | None = None,
+    limit_items: int | None = None,
+    domain: str | None = None,
+) -> list[Finished]:
+    """Register a catalogue and ingest it through Dagster; a catalogue that cannot be ingested is not left registered.
+
+    Raises what `register_catalog` raises, and RunFailed when the ingest fails.
+    """
+    if domain is not None:
+        from persona4rec_pipeline.personas.domains import get_domain
+
+        get_domain(domain)
+    warehouse = open_warehouse(settings)
+    is_new = name not in {entry.catalog.name for entry in list_catalogs(warehouse)}
+    catalog = Catalog(name, reviews, items, source_format or AUTO, dict(column_mapping or {}), limit_items, domain)
+    register_catalog(warehouse, catalog)
+    try:
+        return materialize_source(settings, name)
+    except BaseException:
+        if is_new:
+            delete_catalog_rows(warehouse, name)
+            forget_partition(settings, name)
+        raise
+
+
+def remove_catalog(settings: Settings, name: str) -> Removal:
+    """Delete a catalogue's rows, generations, index shard and partition key; its source files stay.
+
+    Index generations that hold it are deleted once one without it is published. Raises CatalogError for an unknown one.
+    """
+    warehouse = open_warehouse(settings)
+    get_catalog(warehouse, name)
+    rows = sum(delete_catalog_rows(warehouse, name).values())
+    generations = Ledger(open_ledger_database(settings)).forget(name)
+    forget_partition(settings, name)
+    return Removal(rows, generations, _publish_without(settings, name))
+
+
+def _publish_without(settings: Settings, name: str) -> int | None:
+    index_path = settings.index_path
+    try:
+        manifest = read_manifest(current_generation(index_path))
+    except IndexMissing:
+        return None
+    published = manifest.generation
+    if name in manifest.catalogs:
+        if len(manifest.catalogs) == 1:
+            shutil.rmtree(index_path)
+            return None
+        publication = build_index(
+            open_warehouse(settings),
+            index_path,
+            recency_decay=settings.encoder.recency_decay,
+            max_history=settings.encoder.max_history,
+            keep_generations=settings.index.keep_generations,
+            encoder=manifest.encoder,
+        )
+        published = publication.generation
+    for number in generation_numbers(index_path):
+        folder = index_path / "generations" / f"{number:06d}"
+        if name in read_manifest(folder).catalogs:
+            shutil.rmtree(folder)
+    return published

@@ -1,0 +1,453 @@
+"""The `persona4rec` command: everything a user does without opening the Dagster UI.
+
+Belongs here: arguments, printing, exit codes. Does not belong here: doing; each command calls one plain function. Heavy
+modules are imported inside the commands, so that `persona4rec --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from persona4rec_pipeline import __version__
+from persona4rec_pipeline.settings import Settings, SettingsError, describe_settings, load_settings
+
+if TYPE_CHECKING:
+    from persona4rec_pipeline.index import PersonaIndex
+    from persona4rec_pipeline.runner import Finished
+
+app = typer.Typer(
+    help="Turn reviews into an index of personas, and rank with it, with reasons.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# What a run tells of each asset on the command line, in this order, where the asset reports it.
+_TOLD = {
+    "reviews": "reviews", "items": "items", "rows": "rows", "rejected": "rejected", "duplicates": "duplicates", "users": "users",
+    "panel_users": "panel users", "evidence": "evidence", "personas": "personas", "from_model": "from the model",
+    "fallbacks": "fallbacks", "pairs": "pairs", "judged": "judged", "generated": "generated", "ledger_hits": "ledger hits",
+    "failed": "failed", "tokens_per_second": "tokens/s", "training_pairs": "training pairs", "final_loss": "final loss",
+    "encoded": "encoded", "kept": "kept", "vectors": "vectors", "generation": "generation", "candidates": "candidates",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Entry point: known problems become one clear line and exit code 1, unknown ones a traceback."""
+    # vLLM's engine process and tokenisers speak at length; the user has asked for recommendations.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except (SettingsError, OSError) as error:
+        _fail(error)
+    except RuntimeError as error:
+        # Every error of ours is a RuntimeError or ValueError with a message for the user; anything else shows its origin.
+        if not type(error).__module__.startswith("persona4rec_pipeline"):
+            raise
+        _fail(error)
+    except ValueError as error:
+        if type(error) is not ValueError and not type(error).__module__.startswith("persona4rec_pipeline"):
+            raise
+        _fail(error)
+
+
+@app.command()
+def settings() -> None:
+    """Print the effective settings, with what each one means."""
+    table = Table("setting", "value", "meaning", box=None, pad_edge=False)
+    for name, value, meaning in describe_settings(load_settings()):
+        table.add_row(name, escape(str(value)), escape(meaning))
+    out.print(table)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(__version__)
+
+
+@app.command("add-catalog")
+def add_catalog(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _; starts with a letter.")],
+    reviews: Annotated[str, typer.Option(help="File, folder or glob of reviews; plain or .gz.")],
+    items: Annotated[str | None, typer.Option(help="File, folder or glob of item metadata, if there is any.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="amazon_2023, amazon_2014, yelp, goodreads or generic; default: detected.")
+    ] = None,
+    map: Annotated[
+        str | None, typer.Option(help="Columns of a generic source: user_id=reviewer,rating=stars,...")
+    ] = None,
+    limit_items: Annotated[int | None, typer.Option(help="Keep only the N items with the most reviews.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Domain words of this catalogue: book, movie, restaurant, hotel, product, game.")
+    ] = None,
+) -> None:
+    """Register a catalogue of items and reviews, and read it in."""
+    from persona4rec_pipeline.catalogs import add_catalog as add
+
+    for outcome in add(load_settings(), name, reviews, items, format, _mapping(map), limit_items, domain):
+        _tell(outcome)
+    out.print(f"Catalogue [bold]{escape(name)}[/bold] is there. Next: [bold]persona4rec run[/bold]")
+
+
+@app.command()
+def catalogs() -> None:
+    """List the registered catalogues."""
+    from persona4rec_pipeline.reviews.catalogs import list_catalogs
+    from persona4rec_pipeline.warehouse import open_warehouse
+
+    found = list_catalogs(open_warehouse(load_settings()))
+    if not found:
+        out.print("No catalogue is registered. Add one with [bold]persona4rec add-catalog[/bold].")
+        return
+    table = Table(
+        "catalogue", "items", "reviews", "users", "rejected", "format", "reviews from", box=None, pad_edge=False
+    )
+    for entry in found:
+        table.add_row(
+            entry.catalog.name, *(f"{n:,}" for n in (entry.items, entry.reviews, entry.users, entry.rejected)),
+            entry.catalog.source_format, escape(entry.catalog.reviews_source),
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command("remove-catalog")
+def remove_catalog(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take a catalogue out everywhere: warehouse, ledger, index and partition key. Its source files stay."""
+    from persona4rec_pipeline.catalogs import remove_catalog as remove
+
+    if not yes:
+        typer.confirm(f"Remove catalogue {name} and everything made from it?", abort=True)
+    removal = remove(load_settings(), name)
+    out.print(
+        f"Removed {escape(name)}: {removal.rows:,} rows of the warehouse, {removal.generations:,} generations of the ledger"
+        + (
+            f", index generation {removal.index_generation} is published without it."
+            if removal.index_generation
+            else "."
+        )
+    )
+
+
+@app.command()
+def run(
+    catalog: Annotated[list[str] | None, typer.Option(help="Only this catalogue; may be given several times.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, openai or extractive; default: the setting.")] = None,
+) -> None:
+    """Materialize what is out of date, through Dagster, in this process."""
+    _run(_settings(engine), catalog)
+
+
+@app.command()
+def demo(
+    engine: Annotated[str | None, typer.Option(help="vllm, openai or extractive; default: the setting.")] = None,
+) -> None:
+    """The bundled sample, from reviews to recommendations: add it, run everything, show five users."""
+    from persona4rec_pipeline.catalogs import add_catalog as add
+    from persona4rec_pipeline.reviews.catalogs import list_catalogs
+    from persona4rec_pipeline.sample import sample_path
+    from persona4rec_pipeline.warehouse import open_warehouse
+
+    effective = _settings(engine)
+    if "books" not in {entry.catalog.name for entry in list_catalogs(open_warehouse(effective))}:
+        folder = sample_path("books")
+        reviews, items = str(folder / "reviews.jsonl"), str(folder / "items.jsonl")
+        for outcome in add(effective, "books", reviews, items, "amazon_2023", domain="book"):
+            _tell(outcome)
+    _run(effective, None)
+    _show_demo(effective)
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Option(help="Id of the user.")],
+    k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The best items for a user that they have not seen, each with its reason."""
+    index = _index(load_settings())
+    found = index.recommend(user, k)
+    if as_json:
+        _print_json(
+            {"user_id": user, "fallback": index.fallback_for(user), "items": [entry.to_dict() for entry in found]}
+        )
+        return
+    _tell_fallback(user, index.fallback_for(user))
+    _show_recommendations(found)
+
+
+@app.command()
+def rerank(
+    candidates: Annotated[Path, typer.Option(help="File with one item id per line, in the order of the candidates.")],
+    user: Annotated[str | None, typer.Option(help="Id of a user of the index.")] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="JSON list, most recent first: item ids, or objects with item_id or title, review."),
+    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="How many to print; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Order candidates for a user or for a given history. Unknown candidates keep their place and are flagged."""
+    effective = load_settings()
+    index = _index(effective)
+    if (user is None) == (history is None):
+        raise ValueError("Give either --user or --history.")
+    names = [line.strip() for line in candidates.read_text().splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{candidates} names no candidates; write one item id per line.")
+    fallback = None
+    if history is not None:
+        profile = _profile(effective, index, history)
+    else:
+        profile = index.profile_of(str(user))
+        fallback = index.fallback_for(str(user))
+    found = index.rerank(profile, names, k)
+    if as_json:
+        _print_json({"user_id": user, "fallback": fallback, "items": [entry.to_dict() for entry in found]})
+        return
+    if user is not None:
+        _tell_fallback(user, fallback, "the candidates stay in their order")
+    _show_recommendations(found)
+
+
+@app.command()
+def explain(
+    user: Annotated[str, typer.Option(help="Id of the user.")],
+    item: Annotated[str, typer.Option(help="Id of the item.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Why an item has its score for a user: the winning persona, the runner-up, and what speaks against it."""
+    from persona4rec_pipeline.index import UnknownItem
+
+    index = _index(load_settings())
+    try:
+        known = index.item(item)
+    except UnknownItem as error:
+        raise ValueError(str(error)) from error
+    profile = index.profile_of(user)
+    if profile is None:
+        personas = index.personas_of(item)
+        if as_json:
+            _print_json({"user_id": user, "fallback": index.fallback_for(user), "item": known,
+                         "personas": [persona.to_dict() for persona in personas]})  # fmt: skip
+            return
+        _tell_fallback(user, index.fallback_for(user), "these are all personas of the item")
+        out.print(f"[bold]{escape(known['title'])}[/bold]")
+        for persona in personas:
+            _show_persona(persona.polarity, persona)
+        return
+    explanation = index.explain(profile, item)
+    if as_json:
+        _print_json({"user_id": user, "fallback": None, **explanation.to_dict()})
+        return
+    out.print(f"[bold]{escape(explanation.title)}[/bold] for {escape(user)}")
+    for label, persona in (
+        ("closest", explanation.winner),
+        ("runner-up", explanation.runner_up),
+        ("against", explanation.nearest_critical),
+    ):
+        if persona is not None:
+            _show_persona(label, persona)
+
+
+@app.command()
+def ledger() -> None:
+    """What was paid for, what was saved: size, hit rate, tokens by task and model."""
+    from persona4rec_pipeline.generation import Ledger
+    from persona4rec_pipeline.warehouse import open_ledger_database
+
+    summary = Ledger(open_ledger_database(load_settings())).summary()
+    out.print(
+        f"{summary.generations:,} generations, {summary.failed:,} of them failed; {summary.hits:,} requests answered "
+        f"from the ledger (hit rate {summary.hit_rate:.1%})"
+    )
+    if len(summary.by_task):
+        table = Table(*summary.by_task.columns, box=None, pad_edge=False)
+        for row in summary.by_task.itertuples(index=False):
+            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row))
+        out.print(table)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: the setting.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default: the setting.")] = None,
+) -> None:
+    """Serve the published index over HTTP."""
+    import uvicorn
+
+    from persona4rec_pipeline.serving.service import create_app
+
+    effective = load_settings()
+    _index(effective)
+    uvicorn.run(
+        create_app(effective.index_path),
+        host=host or effective.serving.host,
+        port=port or effective.serving.port,
+        log_level="warning",
+    )
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(help="Port of Dagster.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
+) -> None:
+    """Open Dagster's UI, with its daemon, and MLflow's beside it, on this machine."""
+    from persona4rec_pipeline.ui import run_servers
+
+    out.print(
+        f"Dagster on http://127.0.0.1:{dagster_port}, MLflow on http://127.0.0.1:{mlflow_port}; Ctrl-C stops both."
+    )
+    raise typer.Exit(run_servers(load_settings(), dagster_port, mlflow_port))
+
+
+def _settings(engine: str | None) -> Settings:
+    return load_settings(**({"generation": {"engine": engine}} if engine else {}))
+
+
+def _run(effective: Settings, catalog: Sequence[str] | None) -> None:
+    from persona4rec_pipeline.runner import run_stale
+
+    finished = run_stale(effective, catalog, on_start=_tell_start, on_finish=_tell)
+    made = [outcome for outcome in finished if outcome.was_stale]
+    seconds = sum(outcome.seconds for outcome in made)
+    generated = sum(int(outcome.metadata.get("generated", 0)) for outcome in made)
+    hits = sum(int(outcome.metadata.get("ledger_hits", 0)) for outcome in made)
+    if made:
+        share = f", ledger hit rate {hits / (hits + generated):.0%}" if hits + generated else ""
+        out.print(f"{len(made)} of {len(finished)} assets made in {seconds:.0f} s; {generated:,} generations{share}.")
+    else:
+        out.print(f"All {len(finished)} assets are up to date; 0 generations.")
+
+
+def _tell_start(asset: str, catalog: str | None) -> None:
+    err.print(f"[dim]… {_where(asset, catalog)}[/dim]")
+
+
+def _tell(outcome: Finished) -> None:
+    if not outcome.was_stale:
+        return
+    told = []
+    for key, label in _TOLD.items():
+        value = outcome.metadata.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or (value == 0 and key in ("failed", "kept")):
+            continue
+        told.append(f"{value:,} {label}" if isinstance(value, int) else f"{value:,.3g} {label}")
+    if "generation" in outcome.metadata:
+        told.append(f"generation {outcome.metadata['generation']}")
+    out.print(f"✓ {_where(outcome.asset, outcome.catalog):<32} {outcome.seconds:6.1f} s  {', '.join(told)}")
+    table = outcome.metadata.get("report")
+    if outcome.asset == "evaluation_report" and isinstance(table, str):
+        out.print(_indented(table))
+
+
+def _where(asset: str, catalog: str | None) -> str:
+    return f"{asset}\\[{catalog}]" if catalog else asset
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {escape(line)}" for line in text.splitlines())
+
+
+def _index(effective: Settings) -> PersonaIndex:
+    from persona4rec_pipeline.index import PersonaIndex
+
+    return PersonaIndex.open(effective.index_path)
+
+
+def _profile(effective: Settings, index: PersonaIndex, history: Path) -> Any:
+    from persona4rec_pipeline.encoder.encoding import Encoder
+    from persona4rec_pipeline.serving.history import parse_history, profile_from_history
+
+    try:
+        document = json.loads(history.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{history}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+    encoder = Encoder.load(index.manifest.encoder.path, effective.encoder.max_seq_length)
+    return profile_from_history(parse_history(document), index, encoder, effective)
+
+
+def _tell_fallback(user: str, fallback: str | None, instead: str = "these are the most popular items") -> None:
+    if fallback == "unknown_user":
+        out.print(f"[yellow]User {escape(user)} is not known: {instead}.[/yellow]")
+    elif fallback is not None:
+        out.print(f"[yellow]User {escape(user)} has no liked item to go by: {instead}.[/yellow]")
+
+
+def _show_recommendations(found: Sequence[Any], quotes: int = 2) -> None:
+    for place, entry in enumerate(found, start=1):
+        score = f"{entry.score:.3f}" if entry.score is not None else "  –  "
+        flags = f" [yellow]({', '.join(entry.flags)})[/yellow]" if entry.flags else ""
+        out.print(
+            f"{place:>3}. [bold]{escape(entry.title or entry.item_id)}[/bold]  {score}  [dim]{escape(entry.item_id)}[/dim]{flags}"
+        )
+        if entry.persona_name:
+            out.print(f"     [cyan]{escape(entry.persona_name)}[/cyan]")
+        out.print(f"     {escape(entry.why)}")
+        for quote in entry.quotes[1 : quotes + 1]:
+            out.print(f"     [dim]“{escape(quote)}”[/dim]")
+
+
+def _show_persona(label: str, persona: Any) -> None:
+    score = f"  {persona.score:.3f}" if persona.score is not None else ""
+    out.print(f"  {label}: [cyan]{escape(persona.name)}[/cyan]{score}  [dim]{persona.polarity}, {persona.source}[/dim]")
+    out.print(f"     {escape(persona.description)}")
+    out.print(f"     {escape(persona.why)}")
+    for quote in persona.quotes:
+        out.print(f"     [dim]“{escape(quote)}”[/dim]")
+
+
+def _show_demo(effective: Settings) -> None:
+    from persona4rec_pipeline.demo import liked_titles, users_with_history
+
+    index = _index(effective)
+    for user in users_with_history(effective, 5):
+        liked = liked_titles(effective, user, 4)
+        out.print(f"\n[bold underline]{escape(user)}[/bold underline]  liked {escape(', '.join(liked))}")
+        _show_recommendations(index.recommend(user, 3), quotes=1)
+    out.print(
+        "\nNext: [bold]persona4rec recommend --user ID[/bold], [bold]make ui[/bold] for Dagster, [bold]make serve[/bold] for HTTP."
+    )
+
+
+def _mapping(text: str | None) -> dict[str, str]:
+    mapping: dict[str, str] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        ours, separator, theirs = part.partition("=")
+        if not separator or not ours.strip() or not theirs.strip():
+            raise ValueError(f"--map: {part!r} is not of the form our_column=their_column.")
+        mapping[ours.strip()] = theirs.strip()
+    return mapping
+
+
+def _print_json(document: Any) -> None:
+    json.dump(document, sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def _fail(error: BaseException) -> None:
+    err.print(f"[red]error:[/red] {escape(str(error))}")
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

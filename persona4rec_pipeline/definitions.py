@@ -1,0 +1,74 @@
+"""The code location that Dagster loads: `build_definitions(...)` and `defs`. No logic.
+
+Tests, the command line and deployments call `build_definitions` with their own settings or resources; `dagster dev`,
+`dg check defs` and workspace.yaml use `defs`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+import persona4rec_pipeline.alignment.assets as alignment
+import persona4rec_pipeline.encoder.assets as encoder
+import persona4rec_pipeline.evaluation.assets as evaluation
+import persona4rec_pipeline.index.assets as index
+import persona4rec_pipeline.personas.assets as personas
+import persona4rec_pipeline.reviews.assets as reviews
+from persona4rec_pipeline.automation import JOBS
+from persona4rec_pipeline.embedding import TextEncoder
+from persona4rec_pipeline.generation import LanguageModel, Ledger
+from persona4rec_pipeline.settings import Settings, load_settings
+from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
+
+ROOMS = (reviews, personas, alignment, encoder, index, evaluation)
+OWNERS = ["team:persona4rec"]
+
+# No library reports usage unless the user asks for it.
+for _variable in ("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "true" if _variable.startswith("MLFLOW") else "1")
+
+
+def build_definitions(settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Fresh definitions for these settings; `resources` replaces resources by name.
+
+    Code versions are computed from the settings, so that a changed prompt, model or sampling shows exactly the assets
+    that depend on it as out of date.
+    """
+    settings = settings or load_settings()
+    versions = {name: version for room in ROOMS for name, version in room.code_versions(settings).items()}
+    assets = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()], owners=OWNERS),
+        [asset for room in ROOMS for asset in room.ASSETS],
+    )
+    return dg.Definitions(
+        assets=assets,
+        jobs=JOBS,
+        # One process per run: the language model is started once and serves all steps.
+        executor=dg.in_process_executor,
+        resources={**default_resources(settings), **(resources or {})},
+    )
+
+
+def default_resources(settings: Settings) -> dict[str, Any]:
+    """The resources of a run; the language model is shut down when the run ends."""
+
+    @dg.resource
+    def language_model(_: dg.InitResourceContext) -> Iterator[LanguageModel]:
+        with LanguageModel(settings, Ledger(open_ledger_database(settings))) as model:
+            yield model
+
+    return {
+        "settings": settings,
+        "warehouse": open_warehouse(settings),
+        "tracking": Tracking(settings.mlflow_path),
+        "text_encoder": TextEncoder(settings),
+        "language_model": language_model,
+    }
+
+
+defs = build_definitions()

@@ -1,0 +1,129 @@
+"""The Dagster assets of this step: `candidates` and `evaluation_report`."""
+
+import hashlib
+import json
+
+import dagster as dg
+
+from persona4rec_pipeline.encoder.encoding import Encoder
+from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
+from persona4rec_pipeline.evaluation.figures import gains_chart
+from persona4rec_pipeline.evaluation.metrics import CUTOFFS
+from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
+from persona4rec_pipeline.presentation import markdown_table
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.warehouse import Database
+
+# Raised by hand when the code of an asset changes its results.
+LOGIC_VERSIONS = {"candidates": "1", "evaluation_report": "1"}
+EXPERIMENT = "evaluation"
+
+
+@dg.asset(
+    group_name="evaluation",
+    kinds={"duckdb", "numpy"},
+    deps=["splits"],
+    description="What a collaborative filter, trained on train interactions alone, proposes to each user of the held-out "
+    "panel: the lists that every ranking of the report reorders.",
+)
+def candidates(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    interactions, panel = read_interactions(warehouse), read_panel(warehouse)
+    rows = propose(interactions, panel, settings.evaluation)
+    warehouse.replace("candidates", rows)
+    if rows.empty:
+        context.log.warning("No candidates: nobody is in the evaluation panel, or there is nothing to learn from.")
+    shares = rows.groupby("generator").size().sort_values(ascending=False)
+    return dg.MaterializeResult(
+        metadata={
+            "users": len(panel.everyone),
+            "items": len(interactions.items),
+            "candidates": len(rows),
+            "generators": dg.MetadataValue.md(markdown_table(("generator", "candidates"), list(shares.items()))),
+        },
+        data_version=dg.DataVersion(warehouse.content_version("candidates")),
+    )
+
+
+@dg.asset(
+    group_name="evaluation",
+    kinds={"duckdb", "mlflow"},
+    deps=[
+        candidates,
+        "persona_index",
+        "persona_encoder",
+        "persona_vectors",
+        "interaction_vectors",
+        "personas",
+        "item_summaries",
+        "review_aspects",
+    ],
+    description="Candidate order, item summaries, personas with the untrained and with the trained encoder, on the same "
+    "candidates: HR, MRR and NDCG at 5, 10 and 20 with intervals, users that are missed included.",
+)
+def evaluation_report(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.MaterializeResult:
+    report = evaluate(
+        warehouse,
+        lambda: _base_encoder(settings),
+        recency_decay=settings.encoder.recency_decay,
+        max_history=settings.encoder.max_history,
+    )
+    table = report.table()
+    warehouse.replace("evaluation_report", table)
+    path = settings.home / "evaluation" / "report.json"
+    report.save(path)
+    version = warehouse.content_version("evaluation_report")
+    if table.empty:
+        context.log.warning("Nobody is in the evaluation panel; the report is empty. See splits.panel_fraction.")
+    else:
+        _log_to_mlflow(tracking, report, path, version)
+    return dg.MaterializeResult(
+        metadata={
+            "users": report.users[REPORTED_SPLIT],
+            **_headlines(report),
+            "report": dg.MetadataValue.md(report.markdown()),
+            "report_all_cutoffs": dg.MetadataValue.md(report.markdown(cutoffs=CUTOFFS)),
+            "report_valid": dg.MetadataValue.md(report.markdown("valid", CUTOFFS)),
+            "chart": dg.MetadataValue.md(gains_chart(report)),
+            "json": dg.MetadataValue.json(report.to_dict()),
+            "path": dg.MetadataValue.path(path),
+        },
+        data_version=dg.DataVersion(version),
+    )
+
+
+ASSETS = [candidates, evaluation_report]
+
+
+def code_versions(settings: Settings) -> dict[str, str]:
+    """What, when changed, makes candidates and report out of date: logic and the settings that each reads."""
+    encoder = settings.encoder
+    parts = {
+        "candidates": [settings.evaluation.model_dump()],
+        "evaluation_report": [encoder.base_model, encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
+    }
+    return {
+        name: hashlib.sha256(json.dumps([LOGIC_VERSIONS[name], *part]).encode()).hexdigest()[:12]
+        for name, part in parts.items()
+    }
+
+
+def _base_encoder(settings: Settings) -> Encoder:
+    encoder = settings.encoder
+    return Encoder.load(encoder.base_model, encoder.max_seq_length, encoder.encode_batch_size)
+
+
+def _headlines(report: Report) -> dict[str, float]:
+    """One number per ranking, so that the UI plots it over time."""
+    return {
+        f"ndcg_at_10_{ranking.name}": ranking.estimates(REPORTED_SPLIT)["ndcg_at_10"].value
+        for ranking in report.rankings
+        if report.users[REPORTED_SPLIT]
+    }

@@ -1,0 +1,105 @@
+"""The Dagster asset of this step: `persona_index`."""
+
+import hashlib
+import json
+
+import dagster as dg
+
+from persona4rec_pipeline.encoder.encoding import fingerprint, model_folder
+from persona4rec_pipeline.index.build import build_index, uniform_fingerprint
+from persona4rec_pipeline.index.files import EncoderReference, Publication
+from persona4rec_pipeline.presentation import bar_chart, markdown_table
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.warehouse import Database
+
+# Raised by hand when the code of this step changes its results.
+LOGIC_VERSION = "1"
+SAMPLE_ROWS = 3
+
+
+@dg.asset(
+    group_name="index",
+    kinds={"duckdb", "numpy"},
+    deps=["splits", "item_summaries", "personas", "persona_vectors", "interaction_vectors"],
+    description="The published index: personas, their vectors and the profiles of the users as files, made current by one "
+    "atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
+)
+def persona_index(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.MaterializeResult:
+    publication = build_index(
+        warehouse,
+        settings.index_path,
+        recency_decay=settings.encoder.recency_decay,
+        max_history=settings.encoder.max_history,
+        keep_generations=settings.index.keep_generations,
+        encoder=_encoder_of_the_vectors(warehouse, settings, tracking),
+    )
+    manifest = publication.manifest
+    what = "published" if publication.published else "unchanged, nothing published; current is"
+    context.log.info(f"{what} generation {manifest.generation} at {publication.path}")
+    return dg.MaterializeResult(
+        metadata={
+            "generation": manifest.generation,
+            "published": publication.published,
+            "items": sum(counts.items for counts in manifest.catalogs.values()),
+            "personas": sum(counts.personas for counts in manifest.catalogs.values()),
+            "users": manifest.users,
+            "path": dg.MetadataValue.path(publication.path),
+            "encoder": manifest.encoder.version or manifest.encoder.path or manifest.encoder.fingerprint,
+            "encoder_fingerprint": manifest.encoder.fingerprint,
+            "catalogs": dg.MetadataValue.md(_catalogs(publication)),
+            "personas_per_item": dg.MetadataValue.md(_histogram(warehouse)),
+            "sample": dg.MetadataValue.md(_sample(warehouse)),
+        },
+        data_version=dg.DataVersion(manifest.content_hash[:16]),
+    )
+
+
+ASSETS = [persona_index]
+
+
+def code_versions(settings: Settings) -> dict[str, str]:
+    """What, when changed, makes the index out of date: logic and the settings of the profile."""
+    parts = [LOGIC_VERSION, settings.encoder.recency_decay, settings.encoder.max_history]
+    return {"persona_index": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}
+
+
+def _encoder_of_the_vectors(warehouse: Database, settings: Settings, tracking: Tracking) -> EncoderReference | None:
+    """Where the encoder of the vectors can be loaded: the champion or the untrained one; None if it is neither."""
+    with warehouse.read() as connection:
+        stated = uniform_fingerprint(connection, settings.encoder.max_history)
+    champion = tracking.champion()
+    if champion is not None and champion.fingerprint == stated:
+        return EncoderReference(fingerprint=stated, path=str(champion.path), version=str(champion.version))
+    base = settings.encoder.base_model
+    if fingerprint(model_folder(base), settings.encoder.max_seq_length) == stated:
+        return EncoderReference(fingerprint=stated, path=base)
+    return None
+
+
+def _catalogs(publication: Publication) -> str:
+    rows = [(name, counts.items, counts.personas) for name, counts in publication.manifest.catalogs.items()]
+    return markdown_table(("catalogue", "items", "personas"), rows)
+
+
+def _histogram(warehouse: Database) -> str:
+    rows = warehouse.rows(
+        "SELECT personas, count(*) FROM (SELECT count(*) AS personas FROM personas GROUP BY catalog, item_id) "
+        "GROUP BY 1 ORDER BY 1"
+    )
+    return bar_chart([row[0] for row in rows], [row[1] for row in rows], "Personas per item", "items")
+
+
+def _sample(warehouse: Database) -> str:
+    """Three personas, the same ones as long as the personas stay the same."""
+    rows = warehouse.rows(
+        "SELECT title, name, polarity, preference_rationale FROM personas LEFT JOIN item_summaries "
+        "USING (catalog, item_id) ORDER BY md5(catalog || item_id || persona_id) LIMIT ?",
+        [SAMPLE_ROWS],
+    )
+    return markdown_table(("item", "persona", "polarity", "why"), rows)

@@ -1,0 +1,467 @@
+"""Open the published index and ask it: recommend, rerank, explain.
+
+Belongs here: ids in, recommendations with their reasons out. Does not belong here: arithmetic (`scoring`), the layout
+of the files (`files`), HTTP. Imports numpy, pyarrow and pydantic, nothing of the machinery that built the index.
+
+Which item is meant. Items are known by (catalogue, item_id). Wherever an item is asked for, either that pair or a bare
+item_id may be given; a bare item_id means the item of the first catalogue, in alphabetical order, that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona4rec_pipeline.index import files, scoring
+from persona4rec_pipeline.index.files import IndexCorrupt, IndexMissing, IndexProblem, Manifest
+
+Item = str | tuple[str, str]
+
+# Flags of one recommendation.
+UNKNOWN_ITEM = "unknown_item"  # not in the index; it kept its place among the candidates
+NO_FAVOURABLE_PERSONA = "no_favourable_persona"  # only critical personas, or none: no score, after the scored ones
+# Fallbacks: why the order does not come from personas.
+UNKNOWN_USER = "unknown_user"  # no train interaction at all
+NO_POSITIVE_HISTORY = "no_positive_history"  # train interactions, but none that is positive
+NO_PROFILE = "no_profile"  # `rerank` was given no profile
+
+# How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
+OPENING_TRIES = 3
+
+
+class UnknownItem(KeyError):
+    """The index has no such item."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item of an answer; `score` is a cosine (-1 to 1), None where there is none: `flags` and `fallback` say why.
+
+    `persona_id`, `persona_name`, `why` (one sentence) and `quotes` are those of the winning persona; without one, `why`
+    says where the item comes from. `catalog` is None for an unknown item that was named without its catalogue.
+    """
+
+    item_id: str
+    catalog: str | None
+    title: str | None
+    score: float | None
+    persona_id: str | None
+    persona_name: str | None
+    why: str
+    quotes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    fallback: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self) | {"quotes": list(self.quotes), "flags": list(self.flags)}
+
+
+@dataclass(frozen=True)
+class PersonaMatch:
+    """A persona of an item; `score` is its cosine (-1 to 1) with the profile, None where no profile was compared."""
+
+    persona_id: str
+    name: str
+    description: str
+    why: str
+    polarity: str
+    quotes: tuple[str, ...]
+    evidence_review_ids: tuple[str, ...]
+    source: str
+    score: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self) | {"quotes": list(self.quotes), "evidence_review_ids": list(self.evidence_review_ids)}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item has its score: the winning persona, the runner-up, and the nearest critical one, against it."""
+
+    item_id: str
+    catalog: str
+    title: str
+    winner: PersonaMatch | None
+    runner_up: PersonaMatch | None
+    nearest_critical: PersonaMatch | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        parts = {name: getattr(self, name) for name in ("winner", "runner_up", "nearest_critical")}
+        matches = {name: match.to_dict() if match else None for name, match in parts.items()}
+        return {"item_id": self.item_id, "catalog": self.catalog, "title": self.title, **matches}
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One catalogue: arrays mapped from disk, tables in memory; its items are the index's rows from `first` on."""
+
+    catalog: str
+    first: int
+    vectors: np.ndarray
+    offsets: np.ndarray
+    polarity: np.ndarray
+    items: pa.Table
+    personas: pa.Table
+
+
+class PersonaIndex:
+    """One generation of the index, read-only; safe to share between threads, never changes under its user's feet."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Use `PersonaIndex.open`."""
+        self.path = path
+        self.manifest = manifest
+        names = sorted(manifest.catalogs)
+        # Items are numbered through all shards: the items of shard s are the rows _firsts[s] to _firsts[s + 1].
+        self._firsts = np.cumsum([0] + [manifest.catalogs[name].items for name in names])
+        self._shards = [
+            self._open_shard(name, int(first)) for name, first in zip(names, self._firsts[:-1], strict=True)
+        ]
+        self._rows: dict[tuple[str, str], int] = {}
+        self._bare_rows: dict[str, int] = {}
+        # All rows of an item_id that several catalogues share; kept for those alone.
+        self._shared_rows: dict[str, list[int]] = {}
+        for shard in self._shards:
+            for row, item_id in enumerate(shard.items.column("item_id").to_pylist(), start=shard.first):
+                self._rows[shard.catalog, item_id] = row
+                if self._bare_rows.setdefault(item_id, row) != row:
+                    self._shared_rows.setdefault(item_id, [self._bare_rows[item_id]]).append(row)
+        popularity = [shard.items.column("train_popularity").to_numpy() for shard in self._shards]
+        self._by_popularity = np.argsort(-np.concatenate([*popularity, np.empty(0, np.int64)]), kind="stable")
+        self._open_users()
+
+    @classmethod
+    def open(cls, index_path: str | Path, verify: bool = True) -> PersonaIndex:
+        """Open the current generation at `index_path` (`<home>/index`).
+
+        `verify` compares every file with its sha256, about a second per GB; without it only presence, shape and dtype
+        are checked. Raises IndexMissing when nothing was published there, IndexCorrupt, naming the file, when something
+        is wrong with it; both messages say how to mend it.
+        """
+        index_path = Path(index_path)
+        for attempt in range(1, OPENING_TRIES + 1):
+            generation = files.current_generation(index_path)
+            try:
+                manifest = files.read_manifest(generation)
+                files.verify(generation, manifest, checksums=verify)
+                return cls(generation, manifest)
+            except IndexCorrupt:
+                # Not damage, if the generation was replaced and pruned while it was being read.
+                if attempt == OPENING_TRIES or files.current_generation(index_path) == generation:
+                    raise
+        raise AssertionError("unreachable")
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation."""
+        return self.manifest.generation
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Fingerprint of the encoder of all vectors; a profile made elsewhere must come from the same."""
+        return self.manifest.encoder.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Numbers per vector."""
+        return self.manifest.dimension
+
+    @property
+    def users(self) -> Sequence[str]:
+        """Ids of the users with a profile, in alphabetical order."""
+        return tuple(self._users)
+
+    @property
+    def catalogs(self) -> Sequence[str]:
+        """Names of the catalogues, in alphabetical order."""
+        return tuple(shard.catalog for shard in self._shards)
+
+    def profile_of(self, user_id: str) -> np.ndarray | None:
+        """The unit profile, float32 (d,), of a user; None for a user without positive train interactions."""
+        row = self._users.get(user_id)
+        return None if row is None else np.asarray(self._profiles[row], np.float32)
+
+    def fallback_for(self, user_id: str) -> str | None:
+        """None if this user's answers come from personas, else why not: `unknown_user` or `no_positive_history`."""
+        if user_id in self._users:
+            return None
+        return NO_POSITIVE_HISTORY if user_id in self._seen_of else UNKNOWN_USER
+
+    def recommend(self, user_id: str, k: int, exclude: Iterable[Item] = ()) -> list[Recommendation]:
+        """The k best items of all catalogues for a user, without those seen in train and those in `exclude`.
+
+        Best score first; equal scores by catalogue and item_id. Items without appreciative or mixed persona are never
+        recommended. A user without profile gets the items most popular in train instead, stated as `fallback`. Fewer
+        than k come back where there are no more, none for k <= 0. A bare item_id in `exclude` excludes it in every
+        catalogue; unknown items in `exclude` are no error.
+        """
+        if k <= 0:
+            return []
+        barred = np.zeros(self._firsts[-1], bool)
+        start, stop = self._seen_of.get(user_id, (0, 0))
+        barred[self._seen[start:stop]] = True
+        for item in exclude:
+            barred[self._all_rows(item)] = True
+        profile = self.profile_of(user_id)
+        if profile is None:
+            rows = self._by_popularity[~barred[self._by_popularity]][:k]
+            return [self._popular(int(row), self.fallback_for(user_id)) for row in rows]
+        scores = np.empty(self._firsts[-1], np.float32)
+        winners = np.empty(self._firsts[-1], np.int64)
+        for shard in self._shards:
+            own = slice(shard.first, shard.first + shard.items.num_rows)
+            scores[own], winners[own] = scoring.score_items(profile, shard.vectors, shard.offsets, shard.polarity)
+        scores[barred] = scoring.NO_SCORE
+        eligible = np.flatnonzero(scores > scoring.NO_SCORE)
+        if len(eligible) > k:
+            # Everything that ties with the k-th stays in, so that ties are cut by the stable sort and not by chance.
+            threshold = np.partition(scores[eligible], len(eligible) - k)[len(eligible) - k]
+            eligible = eligible[scores[eligible] >= threshold]
+        best = eligible[np.argsort(-scores[eligible], kind="stable")][:k]
+        return [self._scored(int(row), float(scores[row]), int(winners[row])) for row in best]
+
+    def rerank(
+        self, profile: np.ndarray | None, candidates: Iterable[Item], k: int | None = None
+    ) -> list[Recommendation]:
+        """Order candidates for a profile, float32 (d,) and of unit length; no candidate is ever dropped.
+
+        An item that the index does not know keeps its place and is flagged `unknown_item`; the known ones share the
+        remaining places by score, equal ones in the order given, those without appreciative or mixed persona last,
+        flagged `no_favourable_persona`. An item named more than once is answered once, at its first place. Without a
+        profile the order stays as given, with the fallback `no_profile`. `k` cuts the ordered list: None keeps all,
+        k <= 0 none. Raises ValueError when the profile is not of shape (d,) or not finite.
+        """
+        names = list(dict.fromkeys(candidates))
+        rows = np.array([self._row(name) for name in names], np.int64)
+        names, rows = self._without_repeats(names, rows)
+        if k is not None and k <= 0:
+            return []
+        if profile is None:
+            return [self._unscored(name, int(row), NO_PROFILE) for name, row in zip(names[:k], rows[:k], strict=True)]
+        scores, winners = self._score(self._checked(profile), rows)
+        answers: list[Recommendation] = []
+        for position in scoring.order_candidates(scores)[:k]:
+            row, score, winner = int(rows[position]), float(scores[position]), int(winners[position])
+            if winner < 0:
+                answers.append(self._unscored(names[position], row, None))
+            else:
+                answers.append(self._scored(row, score, winner))
+        return answers
+
+    def explain(self, profile: np.ndarray, item: Item) -> Explanation:
+        """The personas of one item that matter for a profile, float32 (d,).
+
+        `winner` and `runner_up` are its nearest appreciative or mixed personas (None where there are not that many),
+        `nearest_critical` is what speaks against it. Raises UnknownItem, and ValueError as `rerank` does.
+        """
+        shard, local = self._locate(self._known(item))
+        rows = np.arange(shard.offsets[local], shard.offsets[local + 1])
+        cosines = scoring.similarities(self._checked(profile), shard.vectors[rows])
+        ranked = [(int(rows[i]), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
+        favourable = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] >= 0]
+        critical = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] < 0]
+        return Explanation(
+            item_id=shard.items.column("item_id")[local].as_py(),
+            catalog=shard.catalog,
+            title=shard.items.column("title")[local].as_py(),
+            winner=favourable[0] if favourable else None,
+            runner_up=favourable[1] if len(favourable) > 1 else None,
+            nearest_critical=critical[0] if critical else None,
+        )
+
+    def item(self, item: Item) -> dict[str, Any]:
+        """item_id, catalog, title, summary and train_popularity of an item. Raises UnknownItem."""
+        shard, local = self._locate(self._known(item))
+        return {"catalog": shard.catalog} | shard.items.slice(local, 1).to_pylist()[0]
+
+    def personas_of(self, item: Item) -> list[PersonaMatch]:
+        """All personas of an item, by persona_id, without scores. Raises UnknownItem."""
+        shard, local = self._locate(self._known(item))
+        return [self._match(shard, row, None) for row in range(shard.offsets[local], shard.offsets[local + 1])]
+
+    def _open_shard(self, catalog: str, first: int) -> _Shard:
+        folder = files.shard_folder(self.path, catalog)
+        counts = self.manifest.catalogs[catalog]
+        shard = _Shard(
+            catalog=catalog,
+            first=first,
+            vectors=files.read_array(folder / "vectors.npy", (counts.personas, self.dimension), "float16"),
+            offsets=files.read_array(folder / "offsets.npy", (counts.items + 1,), "int64"),
+            polarity=files.read_array(folder / "polarity.npy", (counts.personas,), "int8"),
+            items=files.read_table(folder / "items.parquet", files.ITEMS),
+            personas=files.read_table(folder / "personas.parquet", files.PERSONAS),
+        )
+        fits = (
+            shard.items.num_rows == counts.items
+            and shard.personas.num_rows == counts.personas
+            and shard.offsets[0] == 0
+            and shard.offsets[-1] == counts.personas
+            and (np.diff(shard.offsets) >= 0).all()
+        )
+        if not fits:
+            raise IndexCorrupt(
+                f"The files of {folder} do not fit each other. Publish again: materialise the asset persona_index."
+            )
+        return shard
+
+    def _open_users(self) -> None:
+        ids = files.read_table(self.path / "users.parquet", files.USERS).column("user_id").to_pylist()
+        self._users = {user_id: row for row, user_id in enumerate(ids)}
+        self._profiles = files.read_array(self.path / "profiles.npy", (len(ids), self.dimension), "float16")
+        seen = files.read_table(self.path / "seen.parquet", files.SEEN)
+        rows = np.full(seen.num_rows, -1, np.int64)
+        for shard in self._shards:
+            own = np.flatnonzero(pc.equal(seen.column("catalog"), shard.catalog).to_numpy())
+            found = pc.index_in(seen.column("item_id").take(own), value_set=shard.items.column("item_id"))
+            rows[own] = pc.add(pc.fill_null(found, -1 - shard.first).cast(pa.int64()), shard.first).to_numpy()
+        users = seen.column("user_id").combine_chunks()
+        encoded = users.dictionary_encode() if isinstance(users, pa.Array) else users.chunk(0).dictionary_encode()
+        codes = encoded.indices.to_numpy(zero_copy_only=False)[rows >= 0]
+        bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
+        # A user whose items are all gone has an empty range, and is still no stranger.
+        self._seen_of = {
+            user_id: (int(bounds[code]), int(bounds[code + 1]))
+            for code, user_id in enumerate(encoded.dictionary.to_pylist())
+        }
+        self._seen = rows[rows >= 0]
+
+    def _row(self, item: Item) -> int:
+        if isinstance(item, str):
+            return self._bare_rows.get(item, -1)
+        return self._rows.get((item[0], item[1]), -1)
+
+    def _all_rows(self, item: Item) -> list[int]:
+        if isinstance(item, str) and item in self._shared_rows:
+            return self._shared_rows[item]
+        row = self._row(item)
+        return [row] if row >= 0 else []
+
+    def _known(self, item: Item) -> int:
+        row = self._row(item)
+        if row < 0:
+            name = item if isinstance(item, str) else f"{item[1]} of catalogue {item[0]}"
+            raise UnknownItem(f"The index (generation {self.generation}) has no item {name}.")
+        return row
+
+    def _locate(self, row: int) -> tuple[_Shard, int]:
+        shard = self._shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
+        return shard, row - shard.first
+
+    @staticmethod
+    def _without_repeats(names: list[Item], rows: np.ndarray) -> tuple[list[Item], np.ndarray]:
+        """An item may be named both bare and with its catalogue; its first mention stays."""
+        first: dict[int, int] = {}
+        keep = [i for i, row in enumerate(rows.tolist()) if row < 0 or first.setdefault(row, i) == i]
+        return [names[i] for i in keep], rows[keep]
+
+    def _checked(self, profile: np.ndarray) -> np.ndarray:
+        profile = np.asarray(profile, np.float32)
+        if profile.shape != (self.dimension,) or not np.isfinite(profile).all():
+            raise ValueError(f"A profile is {self.dimension} finite numbers, this one has shape {profile.shape}.")
+        return profile
+
+    def _score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.full(len(rows), np.nan, np.float32)
+        winners = np.full(len(rows), scoring.NO_PERSONA, np.int64)
+        for shard in self._shards:
+            own = np.flatnonzero((rows >= shard.first) & (rows < shard.first + shard.items.num_rows))
+            if len(own):
+                scores[own], winners[own] = scoring.score_candidates(
+                    profile, rows[own] - shard.first, shard.vectors, shard.offsets, shard.polarity
+                )
+        return scores, winners
+
+    def _scored(self, row: int, score: float, winner: int) -> Recommendation:
+        shard, local = self._locate(row)
+        personas = shard.personas
+        return Recommendation(
+            item_id=shard.items.column("item_id")[local].as_py(),
+            catalog=shard.catalog,
+            title=shard.items.column("title")[local].as_py(),
+            score=score,
+            persona_id=personas.column("persona_id")[winner].as_py(),
+            persona_name=personas.column("name")[winner].as_py(),
+            why=personas.column("preference_rationale")[winner].as_py(),
+            quotes=tuple(personas.column("quotes")[winner].as_py()),
+        )
+
+    def _popular(self, row: int, fallback: str | None) -> Recommendation:
+        shard, local = self._locate(row)
+        count = shard.items.column("train_popularity")[local].as_py()
+        return Recommendation(
+            item_id=shard.items.column("item_id")[local].as_py(),
+            catalog=shard.catalog,
+            title=shard.items.column("title")[local].as_py(),
+            score=None,
+            persona_id=None,
+            persona_name=None,
+            why=f"Popular: {count} positive {'interaction' if count == 1 else 'interactions'} in the training data.",
+            fallback=fallback,
+        )
+
+    def _unscored(self, name: Item, row: int, fallback: str | None) -> Recommendation:
+        title: str | None = None
+        if row >= 0:
+            shard, local = self._locate(row)
+            item_id, catalog = shard.items.column("item_id")[local].as_py(), shard.catalog
+            title = shard.items.column("title")[local].as_py()
+            flags: tuple[str, ...] = () if fallback else (NO_FAVOURABLE_PERSONA,)
+            why = (
+                "No persona speaks for this item."
+                if flags
+                else "The place is the candidate's own: there is no profile."
+            )
+        else:
+            item_id, catalog = (name, None) if isinstance(name, str) else (name[1], name[0])
+            flags, why = (UNKNOWN_ITEM,), "The index does not know this item; it kept its place."
+        return Recommendation(
+            item_id=item_id,
+            catalog=catalog,
+            title=title,
+            score=None,
+            persona_id=None,
+            persona_name=None,
+            why=why,
+            flags=flags,
+            fallback=fallback,
+        )
+
+    @staticmethod
+    def _match(shard: _Shard, row: int, score: float | None) -> PersonaMatch:
+        persona = shard.personas.slice(row, 1).to_pylist()[0]
+        return PersonaMatch(
+            persona_id=persona["persona_id"],
+            name=persona["name"],
+            description=persona["description"],
+            why=persona["preference_rationale"],
+            polarity=persona["polarity"],
+            quotes=tuple(persona["quotes"]),
+            evidence_review_ids=tuple(persona["evidence_review_ids"]),
+            source=persona["source"],
+            score=score,
+        )
+
+
+__all__ = [
+    "Explanation",
+    "IndexCorrupt",
+    "IndexMissing",
+    "IndexProblem",
+    "Item",
+    "PersonaIndex",
+    "PersonaMatch",
+    "Recommendation",
+    "UnknownItem",
+]

@@ -1,0 +1,152 @@
+"""User profile and score: the one place where they are computed, for building, serving and evaluation alike.
+
+Belongs here: arithmetic on vectors, numpy only. Does not belong here: ids, files, texts. Vectors are float16 or float32
+of shape (n, d) and unit length (up to float16 rounding); items are rows; the personas of item row i are the vector rows
+`offsets[i]` to `offsets[i + 1]` (exclusive); `polarity` is 1 appreciative, 0 mixed, -1 critical.
+
+Score of an item for a user (arXiv 2602.21756, section "Online"; polarity is ours): the largest cosine of the user's
+profile and one of the item's appreciative or mixed personas. A critical persona never makes the score: resembling the
+people an item disappointed is no reason to recommend it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Rows widened at a time: a block of 512 x 384 float32 stays in the processor's cache.
+BLOCK_ROWS = 512
+# Bits of a float32 that carry the sign and the shifted exponent and fraction of a float16.
+_HALF_BITS = np.int32(0x8FFFE000 - (1 << 32))
+_HALF_SCALE = np.float32(2.0**112)
+
+NO_PERSONA = -1
+NO_SCORE = float("-inf")
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Candidates in their new order.
+
+    order: int64 (n,), positions in the candidates as given. scores: float32 (n,), in the order as given; NaN for an
+    unknown candidate, -inf for an item without an appreciative or mixed persona. winners: int64 (n,), as given; the
+    vector row of the winning persona, -1 where there is none.
+    """
+
+    order: np.ndarray
+    scores: np.ndarray
+    winners: np.ndarray
+
+
+def user_profile(vectors: np.ndarray, decay: float) -> np.ndarray:
+    """Unit profile, float32 (d,), of interaction vectors (l, d), most recent first.
+
+    e_u = sum_l g^(l-1) e_l / sum_l g^(l-1) with g = `decay` and l = 1 the most recent (arXiv 2602.21756), then scaled
+    to unit length, because the score is a cosine. Zero vectors stay zero. Raises ValueError when there is no
+    interaction.
+    """
+    return user_profiles(vectors, np.array([0, len(vectors)]), decay)[0]
+
+
+def user_profiles(vectors: np.ndarray, offsets: np.ndarray, decay: float) -> np.ndarray:
+    """`user_profile` of many users at once, float32 (users, d): user u has the rows offsets[u] to offsets[u + 1]."""
+    counts = np.diff(offsets)
+    if (counts <= 0).any():
+        raise ValueError("A profile needs at least one interaction.")
+    ages = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    weights = np.power(decay, ages, dtype=np.float64).astype(np.float32)
+    # The denominator is a positive number per user, so scaling to unit length already divides by it.
+    sums = np.add.reduceat(np.asarray(vectors, np.float32) * weights[:, None], offsets[:-1], axis=0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
+
+
+def similarities(profile: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Cosines, float32 (n,), of a unit profile (d,) and unit vectors (n, d), in blocks that stay in the cache."""
+    profile = np.asarray(profile, np.float32)
+    if len(vectors) <= BLOCK_ROWS:
+        return _widen(vectors) @ profile
+    found = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        np.matmul(_widen(vectors[start : start + BLOCK_ROWS]), profile, out=found[start : start + BLOCK_ROWS])
+    return found
+
+
+def score_items(
+    profile: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, float32 (items,), and the winning persona's vector row, int64 (items,), of every item.
+
+    An item without appreciative or mixed persona has score -inf and winner -1. Of equal personas the first one wins.
+    """
+    return _best_of_groups(similarities(profile, vectors), offsets, polarity)
+
+
+def score_candidates(
+    profile: np.ndarray, rows: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`score_items` for the item rows `rows`, int64 (n,), alone; a row of -1 is an unknown item: NaN and -1."""
+    rows = np.asarray(rows, np.int64)
+    scores = np.full(len(rows), np.nan, np.float32)
+    winners = np.full(len(rows), NO_PERSONA, np.int64)
+    known = rows >= 0
+    if not known.any():
+        return scores, winners
+    starts = offsets[rows[known]]
+    counts = offsets[rows[known] + 1] - starts
+    local = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=local[1:])
+    persona_rows = np.arange(local[-1]) + np.repeat(starts - local[:-1], counts)
+    found, best = _best_of_groups(similarities(profile, vectors[persona_rows]), local, polarity[persona_rows])
+    scores[known] = found
+    winners[known] = np.where(best >= 0, persona_rows[best] if len(persona_rows) else NO_PERSONA, NO_PERSONA)
+    return scores, winners
+
+
+def order_candidates(scores: np.ndarray) -> np.ndarray:
+    """Positions, int64 (n,), of candidates ordered by score: higher first, equal ones in the order given.
+
+    A candidate whose score is NaN (unknown) keeps its place; the others share the remaining places.
+    """
+    scores = np.asarray(scores)
+    order = np.arange(len(scores))
+    places = np.flatnonzero(~np.isnan(scores))
+    order[places] = places[np.argsort(-scores[places], kind="stable")]
+    return order
+
+
+def rerank(
+    profile: np.ndarray, rows: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
+) -> Reranking:
+    """Score the candidate item rows (-1: unknown, keeps its place) and order them."""
+    scores, winners = score_candidates(profile, rows, vectors, offsets, polarity)
+    return Reranking(order=order_candidates(scores), scores=scores, winners=winners)
+
+
+def _best_of_groups(cosines: np.ndarray, offsets: np.ndarray, polarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.diff(offsets)
+    scores = np.full(len(counts), NO_SCORE, np.float32)
+    winners = np.full(len(counts), NO_PERSONA, np.int64)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return scores, winners
+    eligible = np.where(polarity >= 0, cosines, np.float32(NO_SCORE))
+    scores[filled] = np.maximum.reduceat(eligible, offsets[filled])
+    items = np.repeat(np.arange(len(counts)), counts)
+    hits = np.flatnonzero((eligible == scores[items]) & (polarity >= 0))[::-1]
+    # Written back to front, so that the first of equal personas is the one that stays.
+    winners[items[hits]] = hits
+    return scores, winners
+
+
+def _widen(vectors: np.ndarray) -> np.ndarray:
+    """float16 to float32, exact for finite numbers, five times as fast as numpy's own conversion."""
+    if vectors.dtype != np.float16:
+        return np.asarray(vectors, np.float32)
+    bits = vectors.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= _HALF_BITS
+    widened = bits.view(np.float32)
+    widened *= _HALF_SCALE
+    return widened

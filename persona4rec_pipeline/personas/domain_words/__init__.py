@@ -1,0 +1,1 @@
+"""Bundled domain words, one TOML file per domain; see `personas/domains.py`."""

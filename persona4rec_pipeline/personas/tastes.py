@@ -1,0 +1,80 @@
+"""Kinds of taste and of complaint as vectors, so that a group of sentences finds the one it is about.
+
+Belongs here: the domain's tastes, encoded, and the search among them. Does not belong here: the words themselves
+(`domain_words/`) and how a persona is worded (`wording.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from persona4rec_pipeline.personas.domains import Domain
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+# How much closer to a taste than idle talk is a group must be to be about it, in cosine.
+MIN_ADVANTAGE = 0.2
+# What reviews of anything say. Some tastes are close to all of it ("read", "love", "story"); what they owe to that is
+# taken off, or they would win everywhere.
+_IDLE_TALK = (
+    "I read it last week and finished it in two days.",
+    "I had put this off for far too long.",
+    "I would recommend it to anyone.",
+    "It was as good as everybody says.",
+    "I have been using it every day at home.",
+    "My sister gave it to me for my birthday.",
+    "There is a reason people still talk about it.",
+    "I kept thinking about it on the train.",
+    "Some parts were better than others.",
+    "It has earned its place on my shelf.",
+    "I did not expect to like it this much.",
+    "What stays with me is the scene with the two of them.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Taste:
+    """A kind of taste or complaint: its name, what such people look for or object to, and its unit vector, (d,).
+
+    idle: mean cosine of the taste and idle talk.
+    """
+
+    name: str
+    meaning: str
+    vector: np.ndarray
+    idle: float
+
+    def advantage(self, centre: np.ndarray) -> float:
+        """How much closer a unit vector (d,) is to the taste than idle talk is."""
+        return float(self.vector @ centre) - self.idle
+
+
+class Tastes:
+    """The tastes and complaints of one domain."""
+
+    def __init__(self, domain: Domain, embed: Embed):
+        """embed: texts -> float32 (n, d), unit length."""
+        idle = embed(list(_IDLE_TALK))
+        self._tastes = self._encoded(domain.tastes, embed, idle)
+        self._complaints = self._encoded(domain.complaints, embed, idle)
+
+    def closest(self, centre: np.ndarray, is_complaint: bool) -> Taste | None:
+        """The taste (or complaint) closest to a group's centre (d,), or None when none is close enough."""
+        found = self._complaints if is_complaint else self._tastes
+        best = max(found.values(), key=lambda taste: taste.advantage(centre))
+        return best if best.advantage(centre) >= MIN_ADVANTAGE else None
+
+    def named(self, name: str, is_complaint: bool) -> Taste | None:
+        """The taste (or complaint) of that name, or None."""
+        return (self._complaints if is_complaint else self._tastes).get(name)
+
+    @staticmethod
+    def _encoded(entries: Mapping[str, str], embed: Embed, idle: np.ndarray) -> dict[str, Taste]:
+        vectors = embed([f"{name}: {meaning}" for name, meaning in entries.items()])
+        return {
+            name: Taste(name, meaning, vector, float((idle @ vector).mean()))
+            for (name, meaning), vector in zip(entries.items(), vectors, strict=True)
+        }

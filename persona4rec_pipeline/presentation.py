@@ -1,0 +1,69 @@
+"""Ground floor: tables and plots for the metadata that the Dagster UI shows.
+
+Belongs here: turning counts and rows into Markdown. Review text and model text are hostile: every cell is escaped, so
+that nothing in it becomes markup, a link or a further column. Does not belong here: deciding what to show.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+
+
+def markdown_text(value: Any, max_characters: int = 160) -> str:
+    """One line of escaped Markdown that renders as the plain text of `value`, cut at `max_characters`."""
+    line = " ".join(str("" if value is None else value).split())
+    if len(line) > max_characters:
+        line = line[: max_characters - 1].rstrip() + "…"
+    # A bare address would still be made a link by most renderers.
+    line = re.sub(r"(https?|ftp)://", r"\1:​//", line)
+    return _MARKDOWN.sub(r"\\\1", line)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], max_characters: int = 160) -> str:
+    """A Markdown table of escaped cells; floats with four digits."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        cells = [f"{cell:.4f}" if isinstance(cell, float) else markdown_text(cell, max_characters) for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def bar_chart(labels: Sequence[Any], values: Sequence[float], title: str, y_label: str) -> str:
+    """A bar chart as a Markdown image with its PNG inside (about 10 kB)."""
+    figure, axes = _figure(title, y_label)
+    axes.bar([str(label) for label in labels], values, color="#4f6d9a")
+    return _markdown_image(figure, title)
+
+
+def line_chart(x: Sequence[float], y: Sequence[float], title: str, x_label: str, y_label: str) -> str:
+    """A line chart as a Markdown image with its PNG inside (about 10 kB)."""
+    figure, axes = _figure(title, y_label)
+    axes.plot(x, y, color="#4f6d9a", marker="." if len(x) < 30 else None)
+    axes.set_xlabel(x_label)
+    return _markdown_image(figure, title)
+
+
+def _figure(title: str, y_label: str) -> tuple[Any, Any]:
+    # The object-oriented interface: pyplot keeps global state, which threads of a server would share.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _markdown_image(figure: Any, title: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -1,0 +1,183 @@
+"""Step 1 for Dagster: the assets `reviews`, `items` and `splits`.
+
+Belongs here: fetching a catalogue, calling one function, and reporting what came of it. Does not belong here: how rows
+are read, kept or split.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.reviews.catalogs import get_catalog
+from persona4rec_pipeline.reviews.ingest import ingest_items, ingest_reviews
+from persona4rec_pipeline.reviews.splits import assign_splits
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import Database
+
+# Raised by hand when the code of this step changes its results.
+LOGIC_VERSION = "1"
+PREVIEW_ROWS = 5
+CELL_CHARACTERS = 120
+
+
+@dg.asset(
+    partitions_def=CATALOGS,
+    group_name="reviews",
+    kinds={"duckdb"},
+    description="One user's review of one item at one time, read from the catalogue's source; bad rows are kept apart, "
+    "with file, line and reason.",
+)
+def reviews(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    name = context.partition_key
+    counts = ingest_reviews(warehouse, settings, get_catalog(warehouse, name))
+    users, items, positive, first, last = warehouse.rows(
+        "SELECT count(DISTINCT user_id), count(DISTINCT item_id), count(*) FILTER (WHERE is_positive), "
+        "min(reviewed_at), max(reviewed_at) FROM reviews WHERE catalog = ?",
+        [name],
+    )[0]
+    return dg.MaterializeResult(
+        metadata={
+            **asdict(counts),
+            "dagster/partition_row_count": counts.kept,
+            "users": users,
+            "items": items,
+            "positive": positive,
+            "first_review": f"{first:%Y-%m-%d}",
+            "last_review": f"{last:%Y-%m-%d}",
+            "ratings": _table(
+                warehouse,
+                ("rating", "reviews", "positive"),
+                "SELECT COALESCE(CAST(step AS VARCHAR), 'none'), count(*), count(*) FILTER (WHERE is_positive) "
+                "FROM (SELECT round(rating * 2) / 2 AS step, is_positive FROM reviews WHERE catalog = ?) "
+                "GROUP BY step ORDER BY step NULLS LAST LIMIT 25",
+                [name],
+            ),
+            "rejected_because": _rejects(warehouse, "reviews", name),
+            "preview": _table(
+                warehouse,
+                ("user", "item", "rating", "positive", "time", "text"),
+                "SELECT user_id, item_id, rating, is_positive, reviewed_at, text FROM reviews WHERE catalog = ? "
+                f"ORDER BY review_id LIMIT {PREVIEW_ROWS}",
+                [name],
+            ),
+        },
+        data_version=dg.DataVersion(warehouse.content_version("reviews", name)),
+    )
+
+
+@dg.asset(
+    partitions_def=CATALOGS,
+    deps=[reviews],
+    group_name="reviews",
+    kinds={"duckdb"},
+    description="The items of the catalogue: its metadata, and every item that is known from reviews alone.",
+)
+def items(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    name = context.partition_key
+    counts = ingest_items(warehouse, settings, get_catalog(warehouse, name))
+    titled, described, unreviewed = warehouse.rows(
+        "SELECT count(title), count(description), count(*) FILTER (WHERE item_id NOT IN "
+        "(SELECT item_id FROM reviews WHERE catalog = $catalog)) FROM items WHERE catalog = $catalog",
+        {"catalog": name},
+    )[0]
+    return dg.MaterializeResult(
+        metadata={
+            **asdict(counts),
+            "dagster/partition_row_count": counts.kept,
+            "with_title": titled,
+            "with_description": described,
+            "without_reviews": unreviewed,
+            "rejected_because": _rejects(warehouse, "items", name),
+            "preview": _table(
+                warehouse,
+                ("item", "title", "categories", "attributes", "description"),
+                "SELECT item_id, title, array_to_string(categories, ', '), attributes, description FROM items "
+                f"WHERE catalog = ? ORDER BY title IS NULL, item_id LIMIT {PREVIEW_ROWS}",
+                [name],
+            ),
+        },
+        data_version=dg.DataVersion(warehouse.content_version("items", name)),
+    )
+
+
+@dg.asset(
+    deps=[reviews],
+    group_name="reviews",
+    kinds={"duckdb"},
+    description="Train, valid or test for every interaction: the last positive interactions of a hashed panel of "
+    "users, and all that these users did later, are held out from everything downstream.",
+)
+def splits(warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+    counts = assign_splits(warehouse, settings)
+    return dg.MaterializeResult(
+        metadata={
+            **counts,
+            "dagster/row_count": counts["train"] + counts["valid"] + counts["test"],
+            "by_catalog": _table(
+                warehouse,
+                ("catalogue", "train", "valid", "test", "targets"),
+                "SELECT catalog, count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'), "
+                "count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target) FROM splits "
+                "GROUP BY catalog ORDER BY catalog",
+            ),
+        },
+        data_version=dg.DataVersion(warehouse.content_version("splits")),
+    )
+
+
+ASSETS = [reviews, items, splits]
+
+
+def code_versions(settings: Settings) -> dict[str, str]:
+    """Asset name -> short hash of the settings that change its result and of LOGIC_VERSION."""
+    rows = settings.reviews
+    relevant: dict[str, dict[str, Any]] = {
+        "reviews": rows.model_dump(
+            include={"positive_rating", "missing_rating_is_positive", "rating_min", "rating_max"}
+        ),
+        "items": {},
+        "splits": settings.splits.model_dump(),
+    }
+    return {
+        name: hashlib.sha256(json.dumps([LOGIC_VERSION, values], sort_keys=True).encode()).hexdigest()[:12]
+        for name, values in relevant.items()
+    }
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; cells are cut and escaped, so that no text of a review can break it or render as HTML."""
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = " ".join(str(value).split())
+    if len(text) > CELL_CHARACTERS:
+        text = text[: CELL_CHARACTERS - 1] + "…"
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join("\\" + character if character in r"\`*_[]|~#!" else character for character in text)
+
+
+def _table(warehouse: Database, header: Sequence[str], query: str, parameters: Any = None) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_table(header, warehouse.rows(query, parameters)))
+
+
+def _rejects(warehouse: Database, asset: str, catalog: str) -> dg.MarkdownMetadataValue:
+    return _table(
+        warehouse,
+        ("reason", "rows", "first at"),
+        "SELECT reason, count(*) AS rows, min_by(file || ':' || line, (file, line)) FROM rejected_rows "
+        "WHERE catalog = ? AND asset = ? GROUP BY reason ORDER BY rows DESC, reason",
+        [catalog, asset],
+    )

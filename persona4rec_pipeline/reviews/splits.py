@@ -1,0 +1,87 @@
+"""Splits: which interactions are held out from everything that describes an item, a user or a popularity.
+
+Belongs here: the rule of the hold-out, in SQL over all catalogues. Does not belong here: metrics, candidates and
+everything else that evaluation does with it.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import Database
+
+# A user's place in [0, 1): the first 32 bits of the MD5 of the id. The same in every run, on every machine and in every
+# catalogue, and independent of how many users there are, so that nobody enters or leaves the panel by somebody else.
+USER_FRACTION = "CAST('0x' || substr(md5(user_id), 1, 8) AS UBIGINT) / 4294967296.0"
+
+_SPLITS = f"""
+    WITH ordered AS (
+        SELECT user_id, review_id, is_positive,
+            row_number() OVER (PARTITION BY user_id ORDER BY reviewed_at, review_id) AS position
+        FROM reviews WHERE {USER_FRACTION} < $panel_fraction
+    ), panel AS (
+        -- A target needs an earlier interaction: without history there is nothing to recommend from.
+        SELECT user_id, max(position, 2) FILTER (WHERE is_positive AND position > 1) AS targets
+        FROM ordered GROUP BY user_id HAVING count(*) >= $min_interactions AND len(targets) = 2
+    ), held_out AS (
+        SELECT review_id, CASE WHEN position >= targets[1] THEN 'test' ELSE 'valid' END AS split,
+            position IN (targets[1], targets[2]) AS is_target
+        FROM ordered JOIN panel USING (user_id) WHERE position >= targets[2]
+    )
+    SELECT catalog, review_id, COALESCE(split, 'train') AS split, COALESCE(is_target, FALSE) AS is_target
+    FROM reviews LEFT JOIN held_out USING (review_id)
+"""
+
+
+def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
+    """Give every interaction of every catalogue its split; rewrites the table only if its content changes.
+
+    A user belongs to the panel if USER_FRACTION of the id is below `splits.panel_fraction`, and the user has at least
+    `splits.min_interactions` interactions over all catalogues, among them two positive ones that each have an earlier
+    interaction. With interactions ordered by time, then review id: the test target is the last positive one, the
+    validation target the last positive one before it. What stands at or after the test target is `test`, what stands at
+    or after the validation target and before the test target is `valid`, and the rest, which is never empty, is
+    `train`, as is every interaction of every other user. `is_target` marks the two targets.
+
+    Why everything after a target is held out and not the target alone: a later review that described the user, its item
+    or the popularity of anything would let the model see the future of the very moment it is tested on.
+
+    Why the last ones: as newer reviews arrive, targets only move forward, so that for a user of the panel a row only
+    ever goes from test to valid to train, and what was generated from a train row stays valid. Two things move a row
+    the other way: a user who enters the panel by a new review (at most the interactions from the last positive one on),
+    and a review that arrives late and is older than those already there.
+
+    Returns counts: train, valid, test (interactions), targets, users, panel_users, and changed (1 if the table was
+    rewritten, else 0).
+    """
+    parameters = {
+        "panel_fraction": settings.splits.panel_fraction,
+        "min_interactions": settings.splits.min_interactions,
+    }
+    with database.read() as connection:
+        changed = _compute(connection, parameters)
+    if changed:
+        # Computed again under the lock: reviews may have been replaced in between, and every one of them needs its row.
+        with database.write() as connection:
+            _compute(connection, parameters)
+            connection.execute("DELETE FROM splits")
+            connection.execute("INSERT INTO splits BY NAME SELECT * FROM new_splits")
+    counts = database.rows("""
+        SELECT count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'),
+            count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target),
+            count(DISTINCT user_id), count(DISTINCT user_id) FILTER (WHERE is_target)
+        FROM splits JOIN reviews USING (catalog, review_id)
+    """)[0]
+    names = ("train", "valid", "test", "targets", "users", "panel_users")
+    return {**dict(zip(names, counts, strict=True)), "changed": int(changed)}
+
+
+def _compute(connection: duckdb.DuckDBPyConnection, parameters: dict[str, float]) -> bool:
+    """Fill the temporary table `new_splits`; whether it differs from `splits`."""
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE new_splits AS {_SPLITS}", parameters)
+    row = connection.execute("""
+        SELECT EXISTS (FROM new_splits EXCEPT SELECT catalog, review_id, split, is_target FROM splits)
+            OR EXISTS (SELECT catalog, review_id, split, is_target FROM splits EXCEPT FROM new_splits)
+    """).fetchone()
+    return bool(row and row[0])
