@@ -160,10 +160,12 @@ def demo(
 ) -> None:
     """The bundled sample, from reviews to recommendations: add it, run everything, show five users."""
     from persona4rec_pipeline.catalogs import add_catalog as add
+    from persona4rec_pipeline.demo import prepare_demo_settings
     from persona4rec_pipeline.reviews.catalogs import list_catalogs
     from persona4rec_pipeline.sample import sample_path
     from persona4rec_pipeline.warehouse import open_warehouse
 
+    prepare_demo_settings(load_settings())
     effective = _settings(engine)
     if "books" not in {entry.catalog.name for entry in list_catalogs(open_warehouse(effective))}:
         folder = sample_path("books")

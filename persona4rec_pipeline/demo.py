@@ -5,8 +5,23 @@ Belongs here: choosing whom to show. Does not belong here: recommending (`index/
 
 from __future__ import annotations
 
-from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.settings import FILE_NAME, Settings, settings_file
 from persona4rec_pipeline.warehouse import open_warehouse
+
+
+_DEMO_SETTINGS = """\
+# Written by `persona4rec demo`, and read by every command that uses this state directory.
+# The sample is small: every reader with enough reviews is in the evaluation panel. With many users a tenth is enough.
+[splits]
+panel_fraction = 1.0
+"""
+
+
+def prepare_demo_settings(settings: Settings) -> None:
+    """Give a state directory without a settings file the one of the sample; a file that is in use is left alone."""
+    if settings_file() is None:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        (settings.home / FILE_NAME).write_text(_DEMO_SETTINGS)
 
 
 def users_with_history(settings: Settings, count: int) -> list[str]:

@@ -3,8 +3,8 @@
 Belongs here: every value that a user may change, with its unit, its default and why. Does not belong here: anything
 about one catalogue (that is stored with the catalogue in the warehouse) and any logic of a stage.
 
-Precedence, strongest first: environment (`PERSONA4REC_GENERATION__ENGINE=extractive`), the TOML file
-(`PERSONA4REC_CONFIG`, default `./persona4rec.toml` when it exists), the defaults below. An unknown key is an error in
+Precedence, strongest first: environment (`PERSONA4REC_GENERATION__ENGINE=extractive`), one TOML file
+(`PERSONA4REC_CONFIG`, else `./persona4rec.toml`, else `persona4rec.toml` in the state directory), the defaults below. An unknown key is an error in
 both places, because a misspelt setting that is silently ignored costs a night of generation.
 """
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ENVIRONMENT_PREFIX = "PERSONA4REC_"
 NESTING = "__"
+FILE_NAME = "persona4rec.toml"
 # Variables with our prefix that are not settings themselves.
 RESERVED_VARIABLES = {"PERSONA4REC_CONFIG"}
 
@@ -157,8 +158,8 @@ class EncoderSettings(Group):
     temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
     epochs: int = Field(1, ge=1, description="Passes over the alignment pairs.")
-    batch_size: int = Field(48, ge=2, description="Alignment pairs per batch, each a negative for the others.")
-    max_training_pairs: int = Field(6000, ge=2, description="Most recent alignment pairs used for training.")
+    batch_size: int = Field(24, ge=2, description="Alignment pairs per batch, each a negative for the others.")
+    max_training_pairs: int = Field(2000, ge=2, description="Most recent alignment pairs used for training.")
     training_history: int = Field(5, ge=1, description="Most recent interactions of a profile while training.")
     encode_batch_size: int = Field(64, ge=1, description="Texts per forward pass when encoding.")
     seed: int = Field(7, ge=0, description="Seed of sampling and initialisation.")
@@ -284,13 +285,25 @@ def describe_settings(settings: Settings) -> list[tuple[str, Any, str]]:
     return rows
 
 
-def _read_file(environment: dict[str, str]) -> tuple[dict[str, Any], str]:
+def settings_file(environment: dict[str, str] | None = None) -> Path | None:
+    """The file that settings are read from: `PERSONA4REC_CONFIG`, else ./persona4rec.toml, else the one in `home`.
+
+    None when there is none. Raises SettingsError when PERSONA4REC_CONFIG names a file that does not exist.
+    """
+    environment = dict(os.environ) if environment is None else environment
     stated = environment.get("PERSONA4REC_CONFIG")
-    path = Path(stated) if stated else Path("persona4rec.toml")
-    if not path.exists():
-        if stated:
-            raise SettingsError(f"PERSONA4REC_CONFIG names {path}, which does not exist.")
-        return {}, str(path)
+    if stated:
+        if not Path(stated).is_file():
+            raise SettingsError(f"PERSONA4REC_CONFIG names {stated}, which does not exist.")
+        return Path(stated)
+    home = Path(environment.get(f"{ENVIRONMENT_PREFIX}HOME") or Settings.model_fields["home"].default)
+    return next((path for path in (Path(FILE_NAME), home.expanduser() / FILE_NAME) if path.is_file()), None)
+
+
+def _read_file(environment: dict[str, str]) -> tuple[dict[str, Any], str]:
+    path = settings_file(environment)
+    if path is None:
+        return {}, FILE_NAME
     try:
         return tomllib.loads(path.read_text()), str(path)
     except tomllib.TOMLDecodeError as error:

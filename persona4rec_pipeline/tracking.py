@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +40,13 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class ChampionInfo:
-    """A registered encoder. path: folder of a plain SentenceTransformer, to be loaded in place."""
+    """A registered encoder. path: folder of a plain SentenceTransformer, to be loaded in place. tags: the version's."""
 
     version: str
     path: Path
     run_id: str
     fingerprint: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Tracking:
             raise
         client.set_terminated(run.run_id, status="FINISHED")
 
-    def register_encoder(self, model_dir: Path, run_id: str, fingerprint: str) -> str:
+    def register_encoder(
+        self, model_dir: Path, run_id: str, fingerprint: str, tags: Mapping[str, str] | None = None
+    ) -> str:
         """Store a plain SentenceTransformer folder with a run and register it; returns the new version.
 
         `mlflow.sentence_transformers.load_model("models:/persona_encoder/VERSION")` then loads it offline. The files
@@ -123,7 +126,9 @@ class Tracking:
         if not client.search_registered_models(f"name = '{ENCODER}'"):
             client.create_registered_model(ENCODER, description="Text encoder of users and personas.")
         source = f"{client.get_run(run_id).info.artifact_uri}/{_ARTIFACT}"
-        version = client.create_model_version(ENCODER, source, run_id, tags={"fingerprint": fingerprint})
+        version = client.create_model_version(
+            ENCODER, source, run_id, tags={**(tags or {}), "fingerprint": fingerprint}
+        )
         return str(version.version)
 
     def set_alias(self, alias: str, version: str) -> None:
@@ -183,7 +188,7 @@ class Tracking:
         mlflow.sentence_transformers.save_model(model, str(target), pip_requirements=requirements)
         # MLflow saved the model anew; what was trained is what is registered, to the byte.
         shutil.rmtree(target / _MODEL_FOLDER)
-        shutil.copytree(model_dir, target / _MODEL_FOLDER)
+        shutil.copytree(model_dir, target / _MODEL_FOLDER, ignore=shutil.ignore_patterns("onnx", "openvino", ".*"))
 
 
 def _info(version: ModelVersion) -> ChampionInfo:
@@ -195,4 +200,5 @@ def _info(version: ModelVersion) -> ChampionInfo:
         path=folder,
         run_id=str(version.run_id),
         fingerprint=str(version.tags.get("fingerprint", "")),
+        tags=dict(version.tags),
     )

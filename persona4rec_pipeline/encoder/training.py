@@ -84,7 +84,6 @@ def train_encoder(
         raise ValueError("An alignment pair without history texts has no profile to train on.")
     import torch
     from datasets import Dataset
-    from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
@@ -104,8 +103,6 @@ def train_encoder(
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=math.ceil(len(pairs) / batches),
             learning_rate=settings.learning_rate,
-            warmup_steps=math.ceil(WARM_UP_FRACTION * steps),
-            lr_scheduler_type="linear",
             max_grad_norm=MAX_GRADIENT_NORM,
             optim="adamw_torch",
             seed=settings.seed,
@@ -119,7 +116,7 @@ def train_encoder(
             dataloader_pin_memory=torch.cuda.is_available(),
         )
         log = _loss_log(say, steps)
-        trainer = SentenceTransformerTrainer(
+        trainer = _trainer_class()(
             model=model,
             args=arguments,
             # Rows are positions; the collator holds the pairs, which Arrow would only copy.
@@ -164,9 +161,11 @@ class BatchBuilder:
         self._model = model
         self._history = settings.training_history
         self._decay = settings.recency_decay
-        self._chosen: dict[str, set[str]] = {}
+        self._items: dict[str, set[str]] = {}
+        self._personas: dict[str, set[str]] = {}
         for pair in pairs:
-            self._chosen.setdefault(pair.user_id, set()).add(pair.item_id)
+            self._items.setdefault(pair.user_id, set()).add(pair.item_id)
+            self._personas.setdefault(pair.user_id, set()).add(pair.persona_text)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         import torch
@@ -193,11 +192,14 @@ class BatchBuilder:
         }
 
     def _is_no_negative(self, pair: TrainingPair, other: TrainingPair) -> bool:
-        """Whether the persona of `other` may well fit the user of `pair`: then it must not be pushed away from them."""
+        """Whether the persona of `other` may well fit the user of `pair`: then it must not be pushed away from them.
+
+        So it is when the user chose that item or was explained by those words, in this pair or any other.
+        """
         return (
             other.user_id == pair.user_id
-            or other.persona_text == pair.persona_text
-            or other.item_id in self._chosen[pair.user_id]
+            or other.item_id in self._items[pair.user_id]
+            or other.persona_text in self._personas[pair.user_id]
         )
 
 
@@ -205,6 +207,36 @@ def recency_weights(count: int, decay: float) -> list[float]:
     """g^(l-1) / sum g^(l-1) for l = 1 (most recent) to `count`; sums to 1 (arXiv 2602.21756, user embedding)."""
     weights = [decay**age for age in range(count)]
     return [weight / sum(weights) for weight in weights]
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Fraction of the peak learning rate at `step` (from 0) of `steps`: linear up over a tenth of them, linear down.
+
+    Never 0: the usual schedule starts at 0, and a training of one step would then train nothing.
+    """
+    warm_up = int(WARM_UP_FRACTION * steps)
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return max(steps - step, 0) / (steps - warm_up)
+
+
+@lru_cache(maxsize=1)
+def _trainer_class() -> type:
+    from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    class Trainer(SentenceTransformerTrainer):
+        """The library's trainer with our learning rate, and without the samples of a model card that nobody reads."""
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_training_steps))
+            return self.lr_scheduler
+
+        def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+            """No model card, no callback: it would encode samples of the data set first."""
+
+    return Trainer
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import json
 import dagster as dg
 
 from persona4rec_pipeline.encoder.encoding import Encoder
-from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
+from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
 from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
@@ -24,8 +24,8 @@ EXPERIMENT = "evaluation"
     group_name="evaluation",
     kinds={"duckdb", "numpy"},
     deps=["splits"],
-    description="What a collaborative filter, trained on train interactions alone, proposes to each user of the held-out "
-    "panel: the lists that every ranking of the report reorders.",
+    description="What a collaborative filter, trained on train interactions alone, proposes to each user of the "
+    "held-out panel: the lists that every ranking of the report reorders.",
 )
 def candidates(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
@@ -60,8 +60,8 @@ def candidates(
         "item_summaries",
         "review_aspects",
     ],
-    description="Candidate order, item summaries, personas with the untrained and with the trained encoder, on the same "
-    "candidates: HR, MRR and NDCG at 5, 10 and 20 with intervals, users that are missed included.",
+    description="Candidate order, item summaries, personas with the untrained and with the trained encoder, on the "
+    "same candidates: HR, MRR and NDCG at 5, 10 and 20 with intervals, users that are missed included.",
 )
 def evaluation_report(
     context: dg.AssetExecutionContext,
@@ -83,7 +83,7 @@ def evaluation_report(
     if table.empty:
         context.log.warning("Nobody is in the evaluation panel; the report is empty. See splits.panel_fraction.")
     else:
-        _log_to_mlflow(tracking, report, path, version)
+        _log_to_mlflow(tracking, report, settings, version)
     return dg.MaterializeResult(
         metadata={
             "users": report.users[REPORTED_SPLIT],
@@ -105,7 +105,7 @@ ASSETS = [candidates, evaluation_report]
 def code_versions(settings: Settings) -> dict[str, str]:
     """What, when changed, makes candidates and report out of date: logic and the settings that each reads."""
     encoder = settings.encoder
-    parts = {
+    parts: dict[str, list[object]] = {
         "candidates": [settings.evaluation.model_dump()],
         "evaluation_report": [encoder.base_model, encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
     }
@@ -127,3 +127,26 @@ def _headlines(report: Report) -> dict[str, float]:
         for ranking in report.rankings
         if report.users[REPORTED_SPLIT]
     }
+
+
+def _log_to_mlflow(tracking: Tracking, report: Report, settings: Settings, version: str) -> None:
+    """One run per report; metrics are named ranking and metric, of the split `test` unless they begin with `valid_`."""
+    encoders = {f"encoder_{ranking.name}": ranking.encoder for ranking in report.rankings if ranking.encoder}
+    with tracking.run(EXPERIMENT, f"report-{version[:8]}", {"data_version": version}) as run:
+        run.log_params(
+            {
+                **encoders,
+                "recency_decay": settings.encoder.recency_decay,
+                "max_history": settings.encoder.max_history,
+                **{f"users_{split}": users for split, users in report.users.items()},
+            }
+        )
+        for split in SPLITS:
+            if not report.users[split]:
+                continue
+            prefix = "" if split == REPORTED_SPLIT else f"{split}_"
+            for ranking in report.rankings:
+                estimates = ranking.estimates(split)
+                run.log_metrics({f"{prefix}{ranking.name}_{name}": e.value for name, e in estimates.items()})
+        run.log_text(json.dumps(report.to_dict(), indent=2), "report.json")
+        run.log_text(report.markdown(cutoffs=CUTOFFS), "report.md")

@@ -101,3 +101,9 @@ def choice_probabilities(choices: Sequence[str], first_tokens: Iterable[tuple[st
             mass[choice] += math.exp(log_probability)
     total = sum(mass.values())
     return {choice: value / total for choice, value in mass.items()} if total > 0 else None
+
+
+def choice_begun_by(choices: Sequence[str], text: str) -> str:
+    """The choice that a first token decides for; the text itself when it is a choice, or begins none or several."""
+    begun = [choice for choice in choices if text and choice.startswith(text)]
+    return begun[0] if len(begun) == 1 and text not in choices else text

@@ -22,7 +22,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from persona4rec_pipeline.generation.engine import choice_probabilities, prefixes, told_apart_by_first_character
+from persona4rec_pipeline.generation.engine import (
+    choice_begun_by,
+    choice_probabilities,
+    prefixes,
+    told_apart_by_first_character,
+)
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -134,11 +139,7 @@ def _read_output(prompt: dict[str, Any], output: RequestOutput) -> dict[str, Any
         probabilities = choice_probabilities(
             prompt["choices"], [(candidate.decoded_token or "", candidate.logprob) for candidate in candidates]
         )
-    if probabilities is not None:
-        if prompt["temperature"] == 0:
-            text = max(probabilities, key=lambda choice: probabilities[choice])
-        else:
-            text = next((choice for choice in prompt["choices"] if text and choice.startswith(text)), text)
+        text = choice_begun_by(prompt["choices"], text)
     return {
         "text": text,
         "finished": completion.finish_reason == "stop",

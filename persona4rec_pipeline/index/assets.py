@@ -22,8 +22,8 @@ SAMPLE_ROWS = 3
     group_name="index",
     kinds={"duckdb", "numpy"},
     deps=["splits", "item_summaries", "personas", "persona_vectors", "interaction_vectors"],
-    description="The published index: personas, their vectors and the profiles of the users as files, made current by one "
-    "atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
+    description="The published index: personas, their vectors and the profiles of the users as files, made current by "
+    "one atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
 )
 def persona_index(
     context: dg.AssetExecutionContext,
@@ -73,11 +73,11 @@ def _encoder_of_the_vectors(warehouse: Database, settings: Settings, tracking: T
     """Where the encoder of the vectors can be loaded: the champion or the untrained one; None if it is neither."""
     with warehouse.read() as connection:
         stated = uniform_fingerprint(connection, settings.encoder.max_history)
-    champion = tracking.champion()
-    if champion is not None and champion.fingerprint == stated:
+    champion, cut = tracking.champion(), settings.encoder.max_seq_length
+    if champion is not None and fingerprint(champion.path, cut) == stated:
         return EncoderReference(fingerprint=stated, path=str(champion.path), version=str(champion.version))
     base = settings.encoder.base_model
-    if fingerprint(model_folder(base), settings.encoder.max_seq_length) == stated:
+    if fingerprint(model_folder(base), cut) == stated:
         return EncoderReference(fingerprint=stated, path=base)
     return None
 

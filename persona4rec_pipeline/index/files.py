@@ -47,7 +47,6 @@ GENERATIONS = "generations"
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished-"
 POLARITY = {"appreciative": 1, "mixed": 0, "critical": -1}
-POLARITY_NAMES = {value: name for name, value in POLARITY.items()}
 
 ITEMS = pa.schema(
     [("item_id", pa.string()), ("title", pa.string()), ("summary", pa.string()), ("train_popularity", pa.int64())]
@@ -147,22 +146,27 @@ def shard_folder(generation: Path, catalog: str) -> Path:
     return generation / "shards" / f"catalog={quote(catalog, safe='')}"
 
 
+def current_link(index_path: Path) -> Path:
+    """Where the link to the current generation leads, there or not. Raises IndexMissing when there is no link."""
+    link = index_path / CURRENT
+    try:
+        return index_path / link.readlink()
+    except OSError:
+        raise IndexMissing(
+            f"No persona index at {index_path}: {link} is not there. Publish one: materialise the asset persona_index."
+        ) from None
+
+
 def current_generation(index_path: Path) -> Path:
     """The folder of the current generation.
 
     Raises IndexMissing when nothing was published here, IndexCorrupt when the link leads nowhere.
     """
-    link = index_path / CURRENT
-    try:
-        target = index_path / link.readlink()
-    except OSError:
-        raise IndexMissing(
-            f"No persona index at {index_path}: {link} is not there. Publish one: materialise the asset persona_index."
-        ) from None
+    target = current_link(index_path)
     if not target.is_dir():
         raise IndexCorrupt(
-            f"{link} points to {target}, which is not there. Restore that folder, or publish again: materialise the "
-            "asset persona_index."
+            f"{index_path / CURRENT} points to {target}, which is not there. Restore that folder, or publish again: "
+            "materialise the asset persona_index."
         )
     return target
 
@@ -200,10 +204,12 @@ def verify(generation: Path, manifest: Manifest, checksums: bool = True) -> None
     """Raise IndexCorrupt, naming the first file that is missing or, with `checksums`, differs from its sha256."""
     for name, stated in manifest.files.items():
         path = generation / name
-        if not path.is_file():
-            raise _corrupt(path, "is missing")
-        if checksums and file_sha256(path) != stated:
-            raise _corrupt(path, "does not have the checksum that manifest.json states")
+        try:
+            differs = file_sha256(path) != stated if checksums else not path.is_file()
+        except OSError as error:
+            raise _corrupt(path, f"cannot be read ({error})") from error
+        if differs:
+            raise _corrupt(path, "is not the file that manifest.json states")
 
 
 def publish(index_path: Path, write: Callable[[Path], Contents], keep_generations: int) -> Publication:

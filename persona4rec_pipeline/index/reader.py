@@ -114,6 +114,9 @@ class _Shard:
     polarity: np.ndarray
     items: pa.Table
     personas: pa.Table
+    # One array per column: reading a cell through the table costs ten times as much.
+    item_columns: dict[str, pa.Array]
+    persona_columns: dict[str, pa.Array]
 
 
 class PersonaIndex:
@@ -152,14 +155,15 @@ class PersonaIndex:
         """
         index_path = Path(index_path)
         for attempt in range(1, OPENING_TRIES + 1):
-            generation = files.current_generation(index_path)
+            link = files.current_link(index_path)
             try:
+                generation = files.current_generation(index_path)
                 manifest = files.read_manifest(generation)
                 files.verify(generation, manifest, checksums=verify)
                 return cls(generation, manifest)
             except IndexCorrupt:
                 # Not damage, if the generation was replaced and pruned while it was being read.
-                if attempt == OPENING_TRIES or files.current_generation(index_path) == generation:
+                if attempt == OPENING_TRIES or files.current_link(index_path) == link:
                     raise
         raise AssertionError("unreachable")
 
@@ -273,9 +277,9 @@ class PersonaIndex:
         favourable = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] >= 0]
         critical = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] < 0]
         return Explanation(
-            item_id=shard.items.column("item_id")[local].as_py(),
+            item_id=shard.item_columns["item_id"][local].as_py(),
             catalog=shard.catalog,
-            title=shard.items.column("title")[local].as_py(),
+            title=shard.item_columns["title"][local].as_py(),
             winner=favourable[0] if favourable else None,
             runner_up=favourable[1] if len(favourable) > 1 else None,
             nearest_critical=critical[0] if critical else None,
@@ -294,14 +298,18 @@ class PersonaIndex:
     def _open_shard(self, catalog: str, first: int) -> _Shard:
         folder = files.shard_folder(self.path, catalog)
         counts = self.manifest.catalogs[catalog]
+        items = files.read_table(folder / "items.parquet", files.ITEMS)
+        personas = files.read_table(folder / "personas.parquet", files.PERSONAS)
         shard = _Shard(
             catalog=catalog,
             first=first,
             vectors=files.read_array(folder / "vectors.npy", (counts.personas, self.dimension), "float16"),
             offsets=files.read_array(folder / "offsets.npy", (counts.items + 1,), "int64"),
             polarity=files.read_array(folder / "polarity.npy", (counts.personas,), "int8"),
-            items=files.read_table(folder / "items.parquet", files.ITEMS),
-            personas=files.read_table(folder / "personas.parquet", files.PERSONAS),
+            items=items,
+            personas=personas,
+            item_columns=_columns(items),
+            persona_columns=_columns(personas),
         )
         fits = (
             shard.items.num_rows == counts.items
@@ -326,8 +334,7 @@ class PersonaIndex:
             own = np.flatnonzero(pc.equal(seen.column("catalog"), shard.catalog).to_numpy())
             found = pc.index_in(seen.column("item_id").take(own), value_set=shard.items.column("item_id"))
             rows[own] = pc.add(pc.fill_null(found, -1 - shard.first).cast(pa.int64()), shard.first).to_numpy()
-        users = seen.column("user_id").combine_chunks()
-        encoded = users.dictionary_encode() if isinstance(users, pa.Array) else users.chunk(0).dictionary_encode()
+        encoded = _columns(seen)["user_id"].dictionary_encode()
         codes = encoded.indices.to_numpy(zero_copy_only=False)[rows >= 0]
         bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
         # A user whose items are all gone has an empty range, and is still no stranger.
@@ -385,25 +392,25 @@ class PersonaIndex:
 
     def _scored(self, row: int, score: float, winner: int) -> Recommendation:
         shard, local = self._locate(row)
-        personas = shard.personas
+        personas = shard.persona_columns
         return Recommendation(
-            item_id=shard.items.column("item_id")[local].as_py(),
+            item_id=shard.item_columns["item_id"][local].as_py(),
             catalog=shard.catalog,
-            title=shard.items.column("title")[local].as_py(),
+            title=shard.item_columns["title"][local].as_py(),
             score=score,
-            persona_id=personas.column("persona_id")[winner].as_py(),
-            persona_name=personas.column("name")[winner].as_py(),
-            why=personas.column("preference_rationale")[winner].as_py(),
-            quotes=tuple(personas.column("quotes")[winner].as_py()),
+            persona_id=personas["persona_id"][winner].as_py(),
+            persona_name=personas["name"][winner].as_py(),
+            why=personas["preference_rationale"][winner].as_py(),
+            quotes=tuple(personas["quotes"][winner].as_py()),
         )
 
     def _popular(self, row: int, fallback: str | None) -> Recommendation:
         shard, local = self._locate(row)
-        count = shard.items.column("train_popularity")[local].as_py()
+        count = shard.item_columns["train_popularity"][local].as_py()
         return Recommendation(
-            item_id=shard.items.column("item_id")[local].as_py(),
+            item_id=shard.item_columns["item_id"][local].as_py(),
             catalog=shard.catalog,
-            title=shard.items.column("title")[local].as_py(),
+            title=shard.item_columns["title"][local].as_py(),
             score=None,
             persona_id=None,
             persona_name=None,
@@ -412,11 +419,12 @@ class PersonaIndex:
         )
 
     def _unscored(self, name: Item, row: int, fallback: str | None) -> Recommendation:
+        catalog: str | None
         title: str | None = None
         if row >= 0:
             shard, local = self._locate(row)
-            item_id, catalog = shard.items.column("item_id")[local].as_py(), shard.catalog
-            title = shard.items.column("title")[local].as_py()
+            item_id, catalog = shard.item_columns["item_id"][local].as_py(), shard.catalog
+            title = shard.item_columns["title"][local].as_py()
             flags: tuple[str, ...] = () if fallback else (NO_FAVOURABLE_PERSONA,)
             why = (
                 "No persona speaks for this item."
@@ -452,6 +460,13 @@ class PersonaIndex:
             source=persona["source"],
             score=score,
         )
+
+
+def _columns(table: pa.Table) -> dict[str, pa.Array]:
+    return {
+        name: pa.concat_arrays(table.column(name).chunks or [pa.array([], table.schema.field(name).type)])
+        for name in table.schema.names
+    }
 
 
 __all__ = [

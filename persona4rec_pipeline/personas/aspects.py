@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from persona4rec_pipeline.generation import InvalidAnswer, Message, PromptTemplate, Request, delimit
 from persona4rec_pipeline.personas.domains import Domain
-from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is_usable, sentences, words
+from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is_safe, is_usable, sentences, words
 
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 PROMPTS = "persona4rec_pipeline.personas.prompts"
@@ -105,8 +105,8 @@ def extract_aspects(text: str, domain: Domain) -> Aspects:
 
     Deterministic. Values are clauses of the review as written, so every slot carries an exact span.
     """
-    usable = [sentence for sentence in sentences(text) if is_usable(sentence.text, domain)]
-    pieces = [piece for sentence in usable for piece in clauses(text, sentence)]
+    safe = [sentence for sentence in sentences(text) if is_safe(sentence.text, domain)]
+    pieces = [piece for sentence in safe for piece in clauses(text, sentence)]
     taken: set[int] = set()
     slots: dict[str, Slot | None] = dict.fromkeys(SLOTS)
     for name, cue in (("purchase_purpose", _PURPOSE), ("usage_context", _CONTEXT), ("category_preference", _CATEGORY)):
@@ -115,7 +115,13 @@ def extract_aspects(text: str, domain: Domain) -> Aspects:
                 slots[name] = _slot(piece)
                 taken.add(piece.start)
                 break
-    rest = [piece for piece in pieces if piece.start not in taken and len(content_words(piece.text, domain)) >= 1]
+    usable = [sentence for sentence in safe if is_usable(sentence.text, domain)]
+    rest = [
+        piece
+        for sentence in usable
+        for piece in clauses(text, sentence)
+        if piece.start not in taken and content_words(piece.text, domain)
+    ]
     if rest:
         slots["quality_criteria"] = _slot(
             max(rest, key=lambda piece: (len(set(content_words(piece.text, domain))), -piece.start))
@@ -127,9 +133,10 @@ def aspects_request(
     subject: str, title: str, text: str, domain: Domain, profile: str, template: PromptTemplate
 ) -> Request | None:
     """The prompt for one review, or None when no sentence of it says anything (a model would only make something up)."""
-    shown = " ".join(s.text for s in sentences(text) if is_usable(s.text, domain))
-    if not shown:
+    safe = [s.text for s in sentences(text) if is_safe(s.text, domain)]
+    if not any(is_usable(sentence, domain) or tells_circumstance(sentence) for sentence in safe):
         return None
+    shown = " ".join(safe)
     messages: tuple[Message, ...] = template.render(
         domain=domain, title=delimit(title, 120), review=delimit(shown, MAX_REVIEW_CHARACTERS[profile])
     )
@@ -176,7 +183,7 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
 
     Of two slots resting on the same words the first keeps them, because a small model likes to repeat itself.
     """
-    pieces = [piece for s in sentences(text) if is_usable(s.text, domain) for piece in [s, *clauses(text, s)]]
+    pieces = [piece for s in sentences(text) if is_safe(s.text, domain) for piece in [s, *clauses(text, s)]]
     slots: dict[str, Slot | None] = dict.fromkeys(SLOTS)
     used: set[str] = set()
     for name in SLOTS:

@@ -93,16 +93,22 @@ def content_words(text: str, domain: Domain | None = None) -> list[str]:
     return [word for word in words(text) if len(word) > 2 and word not in STOP_WORDS and word not in generic]
 
 
-def is_usable(sentence: str, domain: Domain) -> bool:
-    """Whether a sentence may be evidence: it says something about the item, to people, without contact data or links."""
+def is_safe(sentence: str, domain: Domain) -> bool:
+    """Whether a sentence is about the item and speaks to people: no contact data, no links, nothing about the shop."""
     if _UNUSABLE.search(sentence) or len(sentence) > 600:
         return False
-    found = words(sentence)
-    if not found:
+    return not domain.off_topic_words.intersection(words(sentence))
+
+
+def is_usable(sentence: str, domain: Domain) -> bool:
+    """Whether a sentence may be evidence: it is safe, and says something that not every review says."""
+    if not is_safe(sentence, domain):
+        return False
+    if not words(sentence):
+        return False
+    if not sentence.isascii() and len(words(sentence)) <= 2:
         # Scripts without spaces between words still say something.
         return sum(character.isalpha() for character in sentence) >= 6
-    if domain.off_topic_words.intersection(found):
-        return False
     return len(set(content_words(sentence, domain))) >= 2
 
 

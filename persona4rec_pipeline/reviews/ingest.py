@@ -23,6 +23,7 @@ import duckdb
 
 from persona4rec_pipeline.reviews.catalogs import PENDING, Catalog, format_of, source_fingerprint
 from persona4rec_pipeline.reviews.files import SourceError
+from persona4rec_pipeline.reviews.partitions import replace_changed_rows
 from persona4rec_pipeline.reviews.sources import stage_items, stage_reviews
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
@@ -99,8 +100,8 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
         )
         _export_rejects(stage, "reviews", catalog, folder)
         with database.write() as warehouse:
-            warehouse.execute("DELETE FROM reviews WHERE catalog = ?", [catalog.name])
-            _insert(warehouse, "reviews", folder / "reviews.parquet")
+            incoming = f"SELECT * FROM {_parquet(folder / 'reviews.parquet')}"
+            replace_changed_rows(warehouse, "reviews", "review_id", incoming, catalog.name)
             _replace_rejects(warehouse, "reviews", catalog, folder)
             warehouse.execute(
                 "UPDATE catalogs SET source_fingerprint = ? WHERE catalog = ?", [PENDING + fingerprint, catalog.name]
@@ -145,25 +146,17 @@ def ingest_items(database: Database, settings: Settings, catalog: Catalog) -> In
             )
             _export_rejects(stage, "items", catalog, folder)
         with database.write() as warehouse:
-            reviewed = "SELECT DISTINCT item_id FROM reviews WHERE catalog = $catalog"
-            name = {"catalog": catalog.name}
-            warehouse.execute("DELETE FROM items WHERE catalog = $catalog", name)
-            if catalog.items_source is not None:
-                limited = "" if catalog.limit_items is None else f"WHERE item_id IN ({reviewed})"
-                _insert(warehouse, "items", folder / "items.parquet", limited, name if limited else None)
-            described = _count(warehouse, "items", catalog)
-            warehouse.execute(
-                f"INSERT INTO items BY NAME SELECT $catalog AS catalog, item_id FROM ({reviewed}) AS reviewed "
-                "ANTI JOIN (SELECT item_id FROM items WHERE catalog = $catalog) AS described USING (item_id)",
-                name,
-            )
-            kept = _count(warehouse, "items", catalog)
+            _gather_items(warehouse, catalog, folder / "items.parquet")
+            described = _count(warehouse, "gathered_items", "is_described")
+            kept = _count(warehouse, "gathered_items")
             if not kept:
                 raise SourceError(
                     f"Catalogue {catalog.name} has no item: it has no reviews in the warehouse"
                     f"{'' if catalog.items_source is None else ' that its metadata could be kept for'}. "
                     "Ingest its reviews first."
                 )
+            incoming = "SELECT * EXCLUDE (is_described) FROM gathered_items"
+            replace_changed_rows(warehouse, "items", "item_id", incoming, catalog.name)
             _replace_rejects(warehouse, "items", catalog, folder)
             # Only a fingerprint that the reviews were read under: files that came in between are still new.
             warehouse.execute(
@@ -253,28 +246,39 @@ def _export_rejects(stage: duckdb.DuckDBPyConnection, asset: str, catalog: Catal
 def _replace_rejects(warehouse: duckdb.DuckDBPyConnection, asset: str, catalog: Catalog, folder: Path) -> None:
     warehouse.execute("DELETE FROM rejected_rows WHERE catalog = ? AND asset = ?", [catalog.name, asset])
     if (folder / "rejected.parquet").exists():
-        _insert(warehouse, "rejected_rows", folder / "rejected.parquet")
+        source = _parquet(folder / "rejected.parquet")
+        warehouse.execute(f"INSERT INTO rejected_rows BY NAME SELECT * FROM {source}")
 
 
-def _insert(
-    warehouse: duckdb.DuckDBPyConnection,
-    table: str,
-    path: Path,
-    where: str = "",
-    parameters: dict[str, Any] | None = None,
-) -> None:
+def _gather_items(warehouse: duckdb.DuckDBPyConnection, catalog: Catalog, metadata: Path) -> None:
+    """Fill the temporary table `gathered_items`: the metadata within the limit, and what only reviews name."""
     warehouse.execute(
-        f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet('{_quoted(path, escape=True)}') {where}",
-        parameters or {},
+        "CREATE OR REPLACE TEMP TABLE gathered_items AS SELECT *, TRUE AS is_described FROM items LIMIT 0"
+    )
+    reviewed = "SELECT item_id FROM reviews WHERE catalog = $catalog"
+    name = {"catalog": catalog.name}
+    if metadata.exists():
+        source = f"INSERT INTO gathered_items BY NAME SELECT *, TRUE AS is_described FROM {_parquet(metadata)}"
+        if catalog.limit_items is None:
+            warehouse.execute(source)
+        else:
+            warehouse.execute(f"{source} SEMI JOIN ({reviewed}) USING (item_id)", name)
+    warehouse.execute(
+        "INSERT INTO gathered_items BY NAME SELECT DISTINCT $catalog AS catalog, item_id, FALSE AS is_described "
+        f"FROM ({reviewed}) ANTI JOIN gathered_items USING (item_id)",
+        name,
     )
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str, catalog: Catalog | None = None) -> int:
-    where, parameters = ("", []) if catalog is None else (" WHERE catalog = ?", [catalog.name])
-    row = connection.execute(f"SELECT count(*) FROM {table}{where}", parameters).fetchone()
+def _count(connection: duckdb.DuckDBPyConnection, table: str, condition: str = "TRUE") -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()
     return int(row[0]) if row else 0
 
 
-def _quoted(path: Path, escape: bool = False) -> str:
-    text = glob.escape(str(path)) if escape else str(path)
-    return text.replace("'", "''")
+def _parquet(path: Path) -> str:
+    """The file as a table in SQL; a view over it takes no parameters."""
+    return f"read_parquet('{_quoted(Path(glob.escape(str(path))))}')"
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -99,6 +99,9 @@ _RECEPTION_WORDS = frozenset(
     }
 )
 
+# Values that Yelp writes as Python literals: True, u'free', {'garage': False}.
+_LOOKS_LITERAL = re.compile(r"""u?['"]|[\[{]|(True|False)$""")
+
 # Words of Goodreads shelves that say what a reader did or owns, not what the book is.
 _PRIVATE_WORDS = frozenset(
     {
@@ -202,9 +205,7 @@ def _as_text(value: Any, separator: str = ", ") -> str | None:
 
 def _attribute(value: Any) -> str | None:
     """A value of an attribute as text; links and what says nothing are dropped."""
-    if (isinstance(value, str) and value[:2] in ("u'", 'u"')) or (
-        isinstance(value, str) and value[:1] in ("'", '"', "{", "[")
-    ):
+    if isinstance(value, str) and _LOOKS_LITERAL.match(value):
         value = value if (literal := parse_literal(value)) is None else literal
     if isinstance(value, dict):
         if isinstance(value.get("name"), str):  # {"name": "Jane Doe", "about": [...], "avatar": "http..."}

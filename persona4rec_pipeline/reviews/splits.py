@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import duckdb
 
+from persona4rec_pipeline.reviews.partitions import replace_changed_rows
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
@@ -35,7 +36,7 @@ _SPLITS = f"""
 
 
 def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
-    """Give every interaction of every catalogue its split; rewrites the table only if its content changes.
+    """Give every interaction of every catalogue its split; writes only the rows that change.
 
     A user belongs to the panel if USER_FRACTION of the id is below `splits.panel_fraction`, and the user has at least
     `splits.min_interactions` interactions over all catalogues, among them two positive ones that each have an earlier
@@ -52,8 +53,8 @@ def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
     the other way: a user who enters the panel by a new review (at most the interactions from the last positive one on),
     and a review that arrives late and is older than those already there.
 
-    Returns counts: train, valid, test (interactions), targets, users, panel_users, and changed (1 if the table was
-    rewritten, else 0).
+    Returns counts: train, valid, test (interactions), targets, users, panel_users, and changed (1 if anything was
+    written, else 0).
     """
     parameters = {
         "panel_fraction": settings.splits.panel_fraction,
@@ -65,8 +66,7 @@ def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
         # Computed again under the lock: reviews may have been replaced in between, and every one of them needs its row.
         with database.write() as connection:
             _compute(connection, parameters)
-            connection.execute("DELETE FROM splits")
-            connection.execute("INSERT INTO splits BY NAME SELECT * FROM new_splits")
+            replace_changed_rows(connection, "splits", "review_id", "FROM new_splits")
     counts = database.rows("""
         SELECT count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'),
             count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target),

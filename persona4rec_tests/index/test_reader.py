@@ -221,3 +221,18 @@ def test_an_open_index_goes_on_answering_after_its_generation_was_pruned(tmp_pat
     assert not index.path.exists()
     assert index.recommend("ann", 5) == before
     assert PersonaIndex.open(shop.index_path).generation == 4
+
+
+def test_opening_while_generations_are_published_and_pruned_always_finds_a_whole_one(tmp_path):
+    shop = two_catalogues(tmp_path)
+    shop.publish()
+    program = (
+        "import sys; from persona4rec_pipeline.index import PersonaIndex\n"
+        "seen = []\n"
+        "while not seen or seen[-1] < 8: seen.append(PersonaIndex.open(sys.argv[1]).generation)\n"
+        "assert seen == sorted(seen), seen\n"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", program, str(shop.index_path)])
+    for number in range(7):
+        shop.item(f"new {number}", (axis(4), "appreciative")).publish(keep_generations=1)
+    assert reader.wait(timeout=120) == 0

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from persona4rec_pipeline.reviews.catalogs import Catalog, register_catalog
 from persona4rec_pipeline.reviews.ingest import IngestCounts, ingest_items, ingest_reviews
 from persona4rec_pipeline.settings import Settings, load_settings
@@ -56,6 +58,22 @@ class Workshop:
         reviews_source = self._source(f"{name}-reviews.jsonl", reviews)
         items_source = None if items is None else self._source(f"{name}-items.jsonl", items)
         return Catalog(name, reviews_source, items_source, **options)
+
+    def store_reviews(self, rows: Iterable[Mapping[str, Any]], name: str = "books") -> None:
+        """Put rows of `review` straight into the warehouse, for tests of what comes after the ingest."""
+        stored = [
+            {
+                "catalog": name,
+                "review_id": f"{name}/{row['user_id']}/{row['item_id']}/{row['timestamp']}",
+                "user_id": row["user_id"],
+                "item_id": row["item_id"],
+                "is_positive": (row["rating"] or 5) >= 4,
+                "text": row["text"],
+                "reviewed_at": datetime.fromisoformat(row["timestamp"]),
+            }
+            for row in rows
+        ]
+        self.database.replace("reviews", pd.DataFrame(stored).drop_duplicates("review_id"), name)
 
     def ingest(self, *arguments: Any, **options: Any) -> IngestCounts:
         """Register and ingest the reviews of a catalogue; takes a Catalog, or what `catalog` takes."""

@@ -1,4 +1,4 @@
-"""Item metadata of every format becomes title, description, categories and attributes, without leaking its reception."""
+"""Item metadata of every format becomes title, description, categories and attributes, and leaks no ratings."""
 
 import json
 

@@ -399,21 +399,34 @@ line = st.one_of(
 )
 
 
+GOOD_LINES = {
+    ".jsonl": json.dumps(review()).encode(),
+    ".jsonl.gz": json.dumps(review()).encode(),
+    ".dat": json.dumps(review()).encode(),
+    ".csv": b"user_id,item_id,text,timestamp\nann,dune,fine,1577880000",
+    ".parquet": b"PAR1",
+}
+
+
 @given(
     lines=st.lists(line, max_size=6),
-    suffix=st.sampled_from([".jsonl", ".csv", ".dat", ".jsonl.gz", ".parquet"]),
+    suffix=st.sampled_from(sorted(GOOD_LINES)),
+    starts_well=st.sampled_from([True, True, True, False]),
     source_format=st.sampled_from(["auto", "generic"]),
 )
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_no_bytes_in_a_source_raise_anything_but_a_source_error(tmp_path_factory, lines, suffix, source_format):
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_bytes_in_a_source_raise_anything_but_a_source_error(
+    tmp_path_factory, lines, suffix, starts_well, source_format
+):
     workshop = Workshop(tmp_path_factory.mktemp("fuzz"), reviews={"max_reject_fraction": 1.0})
-    path = write(workshop.sources / f"fuzz{suffix}", b"\n".join(lines))
+    path = write(workshop.sources / f"fuzz{suffix}", b"\n".join([GOOD_LINES[suffix]] * starts_well + lines))
     try:
         counts = workshop.ingest_both(path, path, source_format=source_format)
     except SourceError as error:
         assert str(error)
         return
     assert counts.kept == counts.read - counts.rejected - counts.duplicates + counts.from_reviews
+    assert all(number >= 1 and reason for number, reason in workshop.rejected("line", "reason"))
 
 
 def test_the_columns_of_a_file_are_those_of_its_first_rows(workshop):

@@ -53,14 +53,14 @@ def drawn(workshop, user="ann"):
 )
 def test_the_last_two_positive_interactions_are_targets_and_nothing_after_them_is_train(tmp_path, tastes, expected):
     workshop = everyone(tmp_path)
-    workshop.ingest(history("ann", tastes))
+    workshop.store_reviews(history("ann", tastes))
     assign_splits(workshop.database, workshop.settings)
     assert drawn(workshop) == expected
 
 
 def test_a_user_with_fewer_interactions_than_the_setting_is_not_in_the_panel(tmp_path):
     workshop = everyone(tmp_path, min_interactions=5)
-    workshop.ingest([*history("ann", "++++"), *history("bob", "+++++")])
+    workshop.store_reviews([*history("ann", "++++"), *history("bob", "+++++")])
     counts = assign_splits(workshop.database, workshop.settings)
     assert (drawn(workshop, "ann"), drawn(workshop, "bob")) == ("tttt", "tttVE")
     assert counts == {"train": 7, "valid": 1, "test": 1, "targets": 2, "users": 2, "panel_users": 1, "changed": 1}
@@ -68,15 +68,15 @@ def test_a_user_with_fewer_interactions_than_the_setting_is_not_in_the_panel(tmp
 
 def test_a_user_of_several_catalogues_has_one_history(tmp_path):
     workshop = everyone(tmp_path)
-    workshop.ingest(history("ann", "+-", "book"), name="books")
-    workshop.ingest(history("ann", "++", "film", first_day=10), name="films")
+    workshop.store_reviews(history("ann", "+-", "book"), name="books")
+    workshop.store_reviews(history("ann", "++", "film", first_day=10), name="films")
     assign_splits(workshop.database, workshop.settings)
     assert drawn(workshop) == "ttVE"
 
 
 def test_interactions_at_the_same_time_are_ordered_by_review_id(tmp_path):
     workshop = everyone(tmp_path)
-    workshop.ingest([review("ann", f"item-{number}") for number in range(6)])
+    workshop.store_reviews([review("ann", f"item-{number}") for number in range(6)])
     assign_splits(workshop.database, workshop.settings)
     assert drawn(workshop) == "ttttVE"
 
@@ -84,7 +84,7 @@ def test_interactions_at_the_same_time_are_ordered_by_review_id(tmp_path):
 def test_the_panel_is_the_documented_hash_and_its_share(tmp_path):
     users = [f"user{number}" for number in range(300)]
     workshop = Workshop(tmp_path, splits={"panel_fraction": 0.3})
-    workshop.ingest([row for user in users for row in history(user, "+++")])
+    workshop.store_reviews([row for user in users for row in history(user, "+++")])
     counts = assign_splits(workshop.database, workshop.settings)
     chosen = {user for user in users if int(hashlib.md5(user.encode()).hexdigest()[:8], 16) / 2**32 < 0.3}
     found = workshop.database.rows("SELECT DISTINCT user_id FROM reviews JOIN splits USING (review_id) WHERE is_target")
@@ -94,7 +94,7 @@ def test_the_panel_is_the_documented_hash_and_its_share(tmp_path):
 
 def test_without_a_panel_everything_is_train(tmp_path):
     workshop = Workshop(tmp_path, splits={"panel_fraction": 0.0})
-    workshop.ingest(history("ann", "+++++"))
+    workshop.store_reviews(history("ann", "+++++"))
     counts = assign_splits(workshop.database, workshop.settings)
     assert (counts["train"], counts["targets"]) == (5, 0)
 
@@ -105,21 +105,21 @@ def test_without_reviews_there_are_no_splits(workshop):
 
 def test_the_table_is_rewritten_only_if_its_content_changes(tmp_path, monkeypatch):
     workshop = everyone(tmp_path)
-    workshop.ingest(history("ann", "+++"))
+    workshop.store_reviews(history("ann", "+++"))
     assert assign_splits(workshop.database, workshop.settings)["changed"] == 1
     version = workshop.database.content_version("splits")
     with monkeypatch.context() as patch:
         patch.setattr(type(workshop.database), "write", lambda self: pytest.fail("wrote without need"))
         assert assign_splits(workshop.database, workshop.settings)["changed"] == 0
     assert workshop.database.content_version("splits") == version
-    workshop.ingest(history("ann", "++++"))
+    workshop.store_reviews(history("ann", "++++"))
     assert assign_splits(workshop.database, workshop.settings)["changed"] == 1
     assert drawn(workshop) == "ttVE"
 
 
 def test_splits_of_a_deleted_catalogue_go_with_its_reviews(tmp_path):
     workshop = everyone(tmp_path)
-    workshop.ingest(history("ann", "+++"))
+    workshop.store_reviews(history("ann", "+++"))
     assign_splits(workshop.database, workshop.settings)
     with workshop.database.write() as connection:
         connection.execute("DELETE FROM reviews")
@@ -133,7 +133,7 @@ def test_newer_reviews_of_a_panel_user_only_ever_free_held_out_rows(tmp_path):
     workshop = everyone(tmp_path)
     before: dict[str, str] = {}
     for length in range(3, len(tastes) + 1):
-        workshop.ingest(history("ann", tastes[:length]))
+        workshop.store_reviews(history("ann", tastes[:length]))
         counts = assign_splits(workshop.database, workshop.settings)
         now = dict(workshop.database.rows("SELECT review_id, split FROM splits"))
         if before:
@@ -151,10 +151,10 @@ def test_newer_reviews_of_a_panel_user_only_ever_free_held_out_rows(tmp_path):
     ),
     share=st.sampled_from([0.5, 1.0]),
 )
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=15, deadline=None)
 def test_no_history_leaks(tmp_path_factory, rows, share):
     workshop = Workshop(tmp_path_factory.mktemp("splits"), splits={"panel_fraction": share})
-    workshop.ingest([review(user, f"item-{item}", day=day, rating=rating) for user, item, day, rating in rows])
+    workshop.store_reviews([review(user, f"item-{item}", day=day, rating=rating) for user, item, day, rating in rows])
     counts = assign_splits(workshop.database, workshop.settings)
     found = workshop.database.rows(
         "SELECT user_id, is_positive, split, is_target FROM reviews LEFT JOIN splits USING (catalog, review_id) "

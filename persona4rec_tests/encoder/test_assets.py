@@ -1,0 +1,193 @@
+"""The assets of this step in real Dagster runs, with a real training of the packaged model."""
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.encoder.assets import (
+    ASSETS,
+    code_versions,
+    interaction_vectors,
+    persona_encoder,
+    persona_vectors,
+)
+from persona4rec_pipeline.encoder.encoding import Encoder, fingerprint, model_folder
+from persona4rec_pipeline.encoder.pairs import read_training_pairs
+from persona4rec_pipeline.tracking import Tracking
+from persona4rec_tests.encoder.builders import BASE, filled_warehouse, settings
+
+
+class House:
+    """A filled warehouse, a tracking store and a Dagster instance in one folder."""
+
+    def __init__(self, home, instance, users=12):
+        self.settings = settings(home)
+        self.warehouse = filled_warehouse(home, users)
+        self.tracking = Tracking(self.settings.mlflow_path)
+        self.instance = instance
+
+    def materialize(self, asset, partition=None, raise_on_error=True):
+        """The result of one run, and the metadata of the asset as plain values."""
+        result = dg.materialize(
+            [asset],
+            instance=self.instance,
+            partition_key=partition,
+            raise_on_error=raise_on_error,
+            resources={"warehouse": self.warehouse, "settings": self.settings, "tracking": self.tracking},
+        )
+        found = result.asset_materializations_for_node(asset.key.to_user_string()) if result.success else []
+        return result, {name: value.value for entry in found for name, value in entry.metadata.items()}
+
+    def query(self, sql):
+        return self.warehouse.rows(sql)
+
+
+@pytest.fixture(scope="module")
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(CATALOGS.name, ["books"])
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, instance):
+    """A house whose encoder is trained and whose vectors are made; with the metadata of those three runs."""
+    house = House(tmp_path_factory.mktemp("home"), instance)
+    metadata = {
+        "encoder": house.materialize(persona_encoder)[1],
+        "personas": house.materialize(persona_vectors, "books")[1],
+        "interactions": house.materialize(interaction_vectors, "books")[1],
+    }
+    return house, metadata
+
+
+def test_the_encoder_is_trained_registered_and_made_champion(trained):
+    house, metadata = trained
+    champion = house.tracking.champion()
+    told = metadata["encoder"]
+    assert (told["pairs"], told["trained"], told["reused"]) == (11, True, False)
+    assert (told["version"], told["fingerprint"]) == (champion.version, champion.fingerprint)
+    assert champion.fingerprint != fingerprint(model_folder(BASE), house.settings.encoder.max_seq_length)
+    assert Encoder.load(champion.path, 32).fingerprint == champion.fingerprint
+    assert "data:image/png;base64" in told["loss"]
+
+
+def test_the_run_keeps_parameters_curve_and_plot(trained):
+    house, metadata = trained
+    client = house.tracking._client
+    run = client.get_run(metadata["encoder"]["mlflow_run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["pairs"] == "11" and len(run.data.params["pairs_fingerprint"]) == 16
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == metadata["encoder"]["steps"]
+    assert "loss.png" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+def test_the_data_version_of_the_encoder_is_its_fingerprint(trained):
+    house, _ = trained
+    event = house.instance.get_latest_materialization_event(persona_encoder.key)
+    assert event.asset_materialization.tags["dagster/data_version"] == house.tracking.champion().fingerprint
+
+
+def test_the_same_pairs_train_nothing_anew(trained, monkeypatch):
+    house, metadata = trained
+    monkeypatch.setattr("persona4rec_pipeline.encoder.assets.train_encoder", None)
+    _, told = house.materialize(persona_encoder)
+    assert told["reused"] and told["version"] == metadata["encoder"]["version"]
+
+
+def test_every_persona_gets_the_champions_vector_of_its_text(trained):
+    house, metadata = trained
+    assert metadata["personas"]["rows"] == metadata["personas"]["encoded"] == 16
+    [(name, description, rationale, encoder, vector)] = house.query(
+        "SELECT name, description, preference_rationale, encoder, vector FROM persona_vectors "
+        "JOIN personas USING (catalog, item_id, persona_id) WHERE item_id = 'i2' AND persona_id = 'p1'"
+    )
+    champion = house.tracking.champion()
+    assert encoder == champion.fingerprint
+    expected = Encoder.load(champion.path, 32).encode([f"{name}. {description} {rationale}"])[0]
+    np.testing.assert_allclose(vector, expected, atol=1e-4)
+
+
+def test_only_the_most_recent_positive_train_interactions_get_vectors(trained):
+    house, _ = trained
+    stored = {review for (review,) in house.query("SELECT review_id FROM interaction_vectors")}
+    # max_history is 2; the third interaction of u0 is held out, so its first two are the most recent train ones.
+    assert {review for review in stored if review.startswith("u0-")} == {"u0-0", "u0-1"}
+    assert {review for review in stored if review.startswith("u1-")} == {"u1-1", "u1-2"}
+    assert len(stored) == 24
+
+
+@pytest.mark.parametrize("asset", [persona_vectors, interaction_vectors], ids=["personas", "interactions"])
+def test_a_second_materialization_encodes_nothing_and_writes_nothing(trained, monkeypatch, asset):
+    house, _ = trained
+    monkeypatch.setattr(Encoder, "load", None)
+    monkeypatch.setattr(type(house.warehouse), "replace", None)
+    _, told = house.materialize(asset, "books")
+    assert told["encoded"] == told["removed"] == 0 and told["kept"] == told["rows"] > 0
+
+
+def test_only_what_changed_is_encoded_again(tmp_path, instance):
+    house = House(tmp_path, instance, users=4)
+    house.materialize(persona_encoder)
+    house.materialize(persona_vectors, "books")
+    house.materialize(interaction_vectors, "books")
+    untouched = dict(house.query("SELECT item_id || persona_id, vector FROM persona_vectors"))
+    with house.warehouse.write() as connection:
+        connection.execute("UPDATE personas SET name = 'The Reborn' WHERE item_id = 'i0' AND persona_id = 'p0'")
+        connection.execute("DELETE FROM personas WHERE item_id = 'i3'")
+        connection.execute("UPDATE review_aspects SET usage_context = 'in bed' WHERE review_id = 'u1-2'")
+    _, personas = house.materialize(persona_vectors, "books")
+    _, interactions = house.materialize(interaction_vectors, "books")
+    assert (personas["rows"], personas["encoded"], personas["kept"], personas["removed"]) == (12, 1, 11, 4)
+    assert (interactions["encoded"], interactions["removed"]) == (1, 0)
+    for key, vector in house.query("SELECT item_id || persona_id, vector FROM persona_vectors"):
+        assert (vector == untouched[key]) == (key != "i0p0")
+
+
+def test_too_few_pairs_register_the_base_encoder_untrained_and_say_so(tmp_path, instance):
+    house = House(tmp_path, instance, users=4)
+    _, told = house.materialize(persona_encoder)
+    base = fingerprint(model_folder(BASE), house.settings.encoder.max_seq_length)
+    assert (told["pairs"], told["trained"], told["fingerprint"]) == (3, False, base)
+    assert house.tracking.champion().tags["trained"] == "false"
+
+
+def test_vectors_without_a_champion_fail_with_the_way_out(tmp_path, instance):
+    house = House(tmp_path, instance, users=1)
+    result, _ = house.materialize(persona_vectors, "books", raise_on_error=False)
+    [failure] = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert not result.success and "Materialise persona_encoder first" in failure.event_specific_data.error.message
+
+
+def test_a_held_out_review_never_reaches_a_training_pair(tmp_path):
+    warehouse = filled_warehouse(tmp_path)
+    chosen = settings(tmp_path).encoder
+    before = read_training_pairs(warehouse, chosen)
+    assert len(before[0].history_texts) == 2
+    with warehouse.write() as connection:
+        connection.execute("UPDATE splits SET split = 'test' WHERE review_id = 'u1-1'")
+    after = {pair.user_id: pair for pair in read_training_pairs(warehouse, chosen)}
+    assert len(after["u1"].history_texts) == 1
+
+
+def test_training_takes_the_most_recent_pairs_and_histories(tmp_path):
+    warehouse = filled_warehouse(tmp_path)
+    pairs = read_training_pairs(warehouse, settings(tmp_path, max_training_pairs=3, training_history=1).encoder)
+    assert [pair.user_id for pair in pairs] == ["u11", "u10", "u9"]
+    assert all(len(pair.history_texts) == 1 for pair in pairs)
+    assert pairs[0].history_texts[0].endswith("Title river. A book about garden.")
+
+
+def test_code_versions_change_with_the_settings_that_matter_and_no_others(tmp_path):
+    versions = code_versions(settings(tmp_path))
+    assert set(versions) == {asset.key.to_user_string() for asset in ASSETS}
+
+    def changed(**encoder):
+        now = code_versions(settings(tmp_path, **encoder))
+        return {name for name in versions if versions[name] != now[name]}
+
+    assert changed(temperature=0.1) == {"persona_encoder"}
+    assert changed(max_history=7) == {"interaction_vectors"}
+    assert changed(max_seq_length=48) == set(versions)
+    assert changed(encode_batch_size=16) == set()

@@ -1,0 +1,75 @@
+"""The assets `candidates` and `evaluation_report`, run by Dagster, with a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+
+from persona4rec_pipeline.evaluation import assets
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.tracking import Tracking
+from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
+from persona4rec_tests.index.builders import Shop
+
+
+def materialise(shop: Shop, monkeypatch) -> dg.ExecuteInProcessResult:
+    monkeypatch.setattr(assets, "_base_encoder", lambda settings: HashEncoder())
+    settings = Settings(home=shop.home)
+    tracking = Tracking(settings.mlflow_path)
+    return dg.materialize(
+        assets.ASSETS, resources={"warehouse": shop.store().database, "settings": settings, "tracking": tracking}
+    )
+
+
+def test_the_report_reaches_the_warehouse_the_metadata_the_json_and_mlflow(tmp_path, monkeypatch):
+    shop = shop_with_panel(tmp_path)
+    result = materialise(shop, monkeypatch)
+    metadata = result.asset_materializations_for_node("evaluation_report")[0].metadata
+    stored = dict(
+        shop.database.rows("SELECT ranking, value FROM evaluation_report WHERE metric = 'ndcg_at_10' ORDER BY ALL")
+    )
+    assert len(stored) == 4
+    assert metadata["ndcg_at_10_personas_trained"].value == stored["personas_trained"]
+    assert metadata["chart"].value.startswith("![ndcg_at_10 by ranking](data:image/png;base64,")
+    assert "6 users, split valid" in metadata["report_valid"].value
+    saved = json.loads((tmp_path / "evaluation" / "report.json").read_text())
+    assert saved["test"]["rankings"]["personas_trained"]["metrics"]["ndcg_at_10"]["value"] == stored["personas_trained"]
+
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{Settings(home=tmp_path).mlflow_path.absolute()}/mlflow.db")
+    experiment = client.get_experiment_by_name(assets.EXPERIMENT)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["personas_trained_ndcg_at_10"] == stored["personas_trained"]
+    assert "valid_candidate_order_hr_at_5" in run.data.metrics
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.json", "report.md"}
+
+
+def test_without_a_panel_the_report_is_empty_and_nothing_fails(tmp_path, monkeypatch):
+    shop = shop_with_panel(tmp_path, panel=0)
+    result = materialise(shop, monkeypatch)
+    metadata = result.asset_materializations_for_node("evaluation_report")[0].metadata
+    assert metadata["users"].value == 0
+    assert "No user of the panel" in metadata["report"].value
+    assert result.asset_materializations_for_node("candidates")[0].metadata["candidates"].value == 0
+    assert shop.database.rows("SELECT count(*) FROM evaluation_report") == [(0,)]
+    assert not (tmp_path / "mlflow").exists()
+
+
+def test_equal_data_gives_equal_data_versions(tmp_path, monkeypatch):
+    shop = shop_with_panel(tmp_path, panel=0)
+    versions = []
+    for _ in range(2):
+        result = materialise(shop, monkeypatch)
+        found = [result.asset_materializations_for_node(name)[0] for name in ("candidates", "evaluation_report")]
+        versions.append([materialisation.tags["dagster/data_version"] for materialisation in found])
+    assert versions[0] == versions[1]
+
+
+def test_the_code_versions_follow_the_settings_that_each_asset_reads():
+    plain, other = (assets.code_versions(settings) for settings in (Settings(), Settings(evaluation={"candidates": 7})))
+    assert set(plain) == {"candidates", "evaluation_report"}
+    assert plain["candidates"] != other["candidates"]
+    assert plain["evaluation_report"] == other["evaluation_report"]

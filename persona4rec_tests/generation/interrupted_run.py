@@ -1,0 +1,45 @@
+"""A run that a test kills: asks 48 questions of the real model and says which it has taken up.
+
+python -m persona4rec_tests.generation.interrupted_run HOME
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from persona4rec_pipeline.generation import LanguageModel, Ledger, Request
+from persona4rec_pipeline.settings import load_settings
+from persona4rec_pipeline.warehouse import open_ledger_database
+from persona4rec_tests.generation.scripted import ask
+
+CHUNK = 4
+REQUESTS = 48
+
+
+def requests() -> Iterator[Request]:
+    for n in range(REQUESTS):
+        print(f"taken {n}", flush=True)
+        yield ask(f"Tell a story about the number {n}.", schema=SCHEMA, max_tokens=120)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"story": {"type": "string", "minLength": 60, "maxLength": 120}},
+    "required": ["story"],
+    "additionalProperties": False,
+}
+
+
+def main(home: Path) -> None:
+    settings = load_settings(
+        {}, home=home, generation={"checkpoint_every": CHUNK, "cpu_threads": 1, "kv_cache_gib": 1, "max_retries": 0}
+    )
+    with LanguageModel(settings, Ledger(open_ledger_database(settings))) as model:
+        results = list(model.generate(requests()))
+        print(f"done {len(results)} hits {model.stats.hits} generated {model.stats.generated}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
