@@ -107,8 +107,9 @@ def _refresh(
         vectors = np.concatenate([vectors, fresh]) if len(vectors) else fresh
         known |= {digest: len(known) + place for place, digest in enumerate(missing)}
     encoded = int(rows["text_hash"].isin(missing).sum())
-    matrix = vectors[[known[digest] for digest in rows["text_hash"]]] if len(rows) else []
-    warehouse.replace(table, rows.assign(vector=list(matrix)), catalog)
+    places = [known[digest] for digest in rows["text_hash"]]
+    matrix = list(vectors[places]) if places else []
+    warehouse.replace(table, rows.assign(vector=matrix), catalog)
     return VectorCounts(len(rows), encoded, len(rows) - encoded, removed, without_text)
 
 
