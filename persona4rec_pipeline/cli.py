@@ -36,11 +36,12 @@ err = Console(stderr=True, highlight=False)
 
 # What a run tells of each asset on the command line, in this order, where the asset reports it.
 _TOLD = {
-    "reviews": "reviews", "items": "items", "rows": "rows", "rejected": "rejected", "duplicates": "duplicates", "users": "users",
+    "reviews": "reviews", "items": "items", "rows": "rows", "kept": "kept", "rejected": "rejected",
+    "duplicates": "duplicates", "users": "users",
     "panel_users": "panel users", "evidence": "evidence", "personas": "personas", "from_model": "from the model",
     "fallbacks": "fallbacks", "pairs": "pairs", "judged": "judged", "generated": "generated", "ledger_hits": "ledger hits",
     "failed": "failed", "tokens_per_second": "tokens/s", "training_pairs": "training pairs", "final_loss": "final loss",
-    "encoded": "encoded", "kept": "kept", "vectors": "vectors", "generation": "generation", "candidates": "candidates",
+    "encoded": "encoded", "vectors": "vectors", "generation": "generation", "candidates": "candidates",
 }  # fmt: skip
 
 
@@ -259,13 +260,14 @@ def explain(
         _print_json({"user_id": user, "fallback": None, **explanation.to_dict()})
         return
     out.print(f"[bold]{escape(explanation.title)}[/bold] for {escape(user)}")
-    for label, persona in (
-        ("closest", explanation.winner),
-        ("runner-up", explanation.runner_up),
-        ("against", explanation.nearest_critical),
-    ):
-        if persona is not None:
-            _show_persona(label, persona)
+    matches = {
+        "closest": explanation.winner,
+        "runner-up": explanation.runner_up,
+        "against": explanation.nearest_critical,
+    }
+    for label, match in matches.items():
+        if match is not None:
+            _show_persona(label, match)
 
 
 @app.command()
@@ -357,7 +359,7 @@ def _tell(outcome: Finished) -> None:
     out.print(f"✓ {_where(outcome.asset, outcome.catalog):<32} {outcome.seconds:6.1f} s  {', '.join(told)}")
     table = outcome.metadata.get("report")
     if outcome.asset == "evaluation_report" and isinstance(table, str):
-        out.print(_indented(table))
+        out.print(_indented(table.replace("\\", "")))
 
 
 def _where(asset: str, catalog: str | None) -> str:
@@ -382,7 +384,13 @@ def _profile(effective: Settings, index: PersonaIndex, history: Path) -> Any:
         document = json.loads(history.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{history}, line {error.lineno}: not valid JSON ({error.msg}).") from error
-    encoder = Encoder.load(index.manifest.encoder.path, effective.encoder.max_seq_length)
+    path = index.manifest.encoder.path
+    if path is None or not Path(path).is_dir():
+        raise ValueError(
+            f"The encoder that made the index ({index.encoder_fingerprint}) is not on this machine; publish the index "
+            "again with `persona4rec run`."
+        )
+    encoder = Encoder.load(path, effective.encoder.max_seq_length)
     return profile_from_history(parse_history(document), index, encoder, effective)
 
 

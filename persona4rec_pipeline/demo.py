@@ -8,7 +8,6 @@ from __future__ import annotations
 from persona4rec_pipeline.settings import FILE_NAME, Settings, settings_file
 from persona4rec_pipeline.warehouse import open_warehouse
 
-
 _DEMO_SETTINGS = """\
 # Written by `persona4rec demo`, and read by every command that uses this state directory.
 # The sample is small: every reader with enough reviews is in the evaluation panel. With many users a tenth is enough.

@@ -4,8 +4,8 @@ Belongs here: every value that a user may change, with its unit, its default and
 about one catalogue (that is stored with the catalogue in the warehouse) and any logic of a stage.
 
 Precedence, strongest first: environment (`PERSONA4REC_GENERATION__ENGINE=extractive`), one TOML file
-(`PERSONA4REC_CONFIG`, else `./persona4rec.toml`, else `persona4rec.toml` in the state directory), the defaults below. An unknown key is an error in
-both places, because a misspelt setting that is silently ignored costs a night of generation.
+(`PERSONA4REC_CONFIG`, else `./persona4rec.toml`, else `persona4rec.toml` in the state directory), the defaults below.
+An unknown key is an error in both places: a misspelt setting that is silently ignored costs a night of generation.
 """
 
 from __future__ import annotations
@@ -342,10 +342,7 @@ def _merge(
 def _explain(problem: dict[str, Any], origins: dict[tuple[str, ...], str]) -> str:
     path = tuple(str(part) for part in problem["loc"])
     origin = origins.get(path, "settings")
-    if origin == "environment":
-        name = ENVIRONMENT_PREFIX + NESTING.join(path).upper()
-    else:
-        name = ".".join(path)
+    name = ENVIRONMENT_PREFIX + NESTING.join(path).upper() if origin == "environment" else ".".join(path)
     if problem["type"] == "extra_forbidden":
         group: Any = Settings
         for part in path[:-1]:

@@ -20,6 +20,7 @@ from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
 from persona4rec_pipeline.personas.aspects import SLOTS
 from persona4rec_pipeline.personas.domains import get_domain
+from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
@@ -90,6 +91,7 @@ def alignment_pairs(
             "mean_options": float(np.mean([len(v.choice.options) for v in decided])) if decided else 1.0,
             "judge": language_model.name if not language_model.is_extractive else "similarity",
             "preview": dg.MetadataValue.md(_preview(verdicts)),
+            **({} if language_model.is_extractive else language_model.costs_of("alignment_pairs")),
         },
         data_version=dg.DataVersion(warehouse.content_version("alignment_pairs")),
     )
@@ -188,10 +190,9 @@ def _domains(warehouse: Database, settings: Settings) -> dict:
 
 
 def _preview(verdicts: list[Verdict]) -> str:
-    lines = ["| liked | because they are | probability | after |", "|---|---|---|---|"]
+    rows = []
     for verdict in verdicts[:: max(1, len(verdicts) // 8)][:8]:
         choice = verdict.choice
         after = "; ".join(entry.title for entry in choice.history[:3])
-        cells = [choice.title, choice.options[verdict.best].name, f"{max(verdict.probabilities):.2f}", after]
-        lines.append("| " + " | ".join(cell.replace("|", "/").replace("<", "‹") for cell in cells) + " |")
-    return "\n".join(lines)
+        rows.append((choice.title, choice.options[verdict.best].name, max(verdict.probabilities), after))
+    return markdown_table(["liked", "because they are", "probability", "after"], rows)

@@ -165,6 +165,22 @@ class LanguageModel:
             )
         return self._generate(requests, check, on_progress)
 
+    def costs_of(self, task: str) -> dict[str, int | float]:
+        """What a task has cost since this object was made: requests, ledger hits, generated, failed, retried, tokens."""
+        tally = self.stats.by_task.get(task, Tally())
+        costs: dict[str, int | float] = {
+            "requests": tally.requests,
+            "ledger_hits": tally.hits,
+            "generated": tally.generated,
+            "failed": tally.failed + tally.refused,
+            "retried": tally.retried,
+            "prompt_tokens": tally.prompt_tokens,
+            "completion_tokens": tally.completion_tokens,
+        }
+        if tally.seconds:
+            costs["tokens_per_second"] = (tally.prompt_tokens + tally.completion_tokens) / tally.seconds
+        return costs
+
     def close(self) -> None:
         """Stop the engine and free its memory; safe to call twice. A later `generate` starts it again."""
         if self._engine is not None:

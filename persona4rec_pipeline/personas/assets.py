@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -401,8 +402,8 @@ def _sample(made: list[Persona]) -> str:
     return "\n\n---\n\n".join(parts)
 
 
-def _generation_metadata(language_model: LanguageModel, task: str) -> dict[str, object]:
-    """What the task has cost in this run, for the UI; empty for the extractive engine."""
+def _generation_metadata(language_model: LanguageModel, task: str) -> dict[str, Any]:
+    """What the task has cost in this run, for the UI; nothing for the extractive engine."""
     if language_model.is_extractive:
         return {"engine": "extractive"}
-    return {"engine": language_model.name, **language_model.stats.metadata(task)}
+    return {"engine": language_model.name, **language_model.costs_of(task)}

@@ -15,17 +15,55 @@ from persona4rec_pipeline.personas.domains import Domain
 
 # Function words and the words that every review uses, whatever it is about.
 STOP_WORDS = frozenset(
-    ["a", "about", "above", "after", "again", "all", "almost", "along", "already", "also", "although", "always", "am", "an", "and", "another", "any", "anyone", "anything", "are", "aren't", "around", "as", "at", "away", "back", "be", "became", "because", "become", "been", "before", "being", "best", "better", "between", "big", "bit", "both", "but", "by", "came", "can", "can't", "cannot", "come", "comes", "could", "couldn't", "did", "didn't", "do", "does", "doesn't", "doing", "don't", "done", "down", "each", "either", "else", "end", "ends", "enough", "especially", "even", "ever", "every", "everyone", "everything", "exactly", "far", "few", "first", "for", "found", "from", "full", "fully", "gave", "get", "gets", "getting", "give", "given", "gives", "go", "goes", "going", "gone", "got", "great", "had", "has", "hasn't", "have", "haven't", "having", "he", "her", "here", "hers", "herself", "him", "himself", "his", "how", "however", "i", "i'd", "i'll", "i'm", "i've", "if", "in", "instead", "into", "is", "isn't", "it", "it's", "its", "itself", "just", "keep", "keeps", "kind", "know", "knows", "last", "least", "less", "let", "like", "liked", "likes", "little", "long", "lot", "lots", "made", "make", "makes", "making", "man", "many", "may", "maybe", "me", "mean", "might", "mine", "more", "most", "much", "must", "my", "myself", "need", "never", "new", "next", "no", "nobody", "none", "nor", "not", "nothing", "now", "of", "off", "often", "oh", "ok", "on", "once", "one", "only", "onto", "or", "other", "others", "our", "out", "over", "own", "part", "people", "perhaps", "point", "pretty", "put", "quite", "rather", "real", "really", "right", "said", "same", "say", "says", "see", "seem", "seems", "seen", "several", "she", "should", "shouldn't", "since", "so", "some", "someone", "something", "sometimes", "somewhat", "soon", "still", "such", "sure", "take", "takes", "taking", "tell", "tells", "than", "that", "that's", "the", "their", "them", "themselves", "then", "there", "there's", "these", "they", "they're", "thing", "things", "think", "this", "those", "though", "thought", "through", "time", "times", "to", "too", "took", "toward", "towards", "tried", "try", "trying", "turn", "two", "under", "until", "up", "upon", "us", "very", "want", "wanted", "wants", "was", "wasn't", "way", "ways", "we", "well", "went", "were", "weren't", "what", "what's", "when", "where", "whether", "which", "while", "who", "whole", "whom", "whose", "why", "will", "with", "within", "without", "won't", "would", "wouldn't", "yes", "yet", "you", "you'd", "you'll", "you're", "you've", "your", "yours", "yourself", "love", "loved", "loves", "loving", "enjoy", "enjoyed", "enjoying", "enjoys", "good", "nice", "excellent", "amazing", "awesome", "wonderful", "fantastic", "perfect", "favorite", "favourite", "recommend", "recommended", "highly", "star", "stars", "review", "reviews", "year", "years", "day", "days", "old", "young", "feel", "feels", "felt", "find", "finds", "finding", "look", "looks", "looking", "makes", "bad", "worst", "terrible", "awful", "boring", "hard", "easy", "couple", "half", "entire", "definitely", "absolutely", "truly", "simply", "actually", "probably", "certainly", "finally", "totally", "one's", "bought", "buy", "purchase", "purchased", "ordered", "order", "gets", "expected", "expect", "expecting", "worth", "money", "price"]
+    """
+    a about above after again all almost along already also although always am an and another any anyone anything
+    are aren't around as at away back be became because become been before being best better between big bit both
+    but by came can can't cannot come comes could couldn't did didn't do does doesn't doing don't done down each
+    either else end ends enough especially even ever every everyone everything exactly far few first for found from
+    full fully gave get gets getting give given gives go goes going gone got great had has hasn't have haven't
+    having he her here hers herself him himself his how however i i'd i'll i'm i've if in instead into is isn't it
+    it's its itself just keep keeps kind know knows last least less let like liked likes little long lot lots made
+    make makes making man many may maybe me mean might mine more most much must my myself need never new next no
+    nobody none nor not nothing now of off often oh ok on once one only onto or other others our out over own part
+    people perhaps point pretty put quite rather real really right said same say says see seem seems seen several
+    she should shouldn't since so some someone something sometimes somewhat soon still such sure take takes taking
+    tell tells than that that's the their them themselves then there there's these they they're thing things think
+    this those though thought through time times to too took toward towards tried try trying turn two under until up
+    upon us very want wanted wants was wasn't way ways we well went were weren't what what's when where whether
+    which while who whole whom whose why will with within without won't would wouldn't yes yet you you'd you'll
+    you're you've your yours yourself love loved loves loving enjoy enjoyed enjoying enjoys good nice excellent
+    amazing awesome wonderful fantastic perfect favorite favourite recommend recommended highly star stars review
+    reviews year years day days old young feel feels felt find finds finding look looks looking makes bad worst
+    terrible awful boring hard easy couple half entire definitely absolutely truly simply actually probably
+    certainly finally totally one's bought buy purchase purchased ordered order gets expected expect expecting worth
+    money price
+    """.split()
 )
 
 _POSITIVE = frozenset(
-    ["love", "loved", "loves", "adore", "adored", "wonderful", "brilliant", "beautiful", "beautifully", "superb", "perfect", "perfectly", "delight", "delightful", "charming", "moving", "gripping", "thrilling", "hilarious", "funny", "masterpiece", "masterful", "excellent", "great", "fantastic", "amazing", "enjoyed", "enjoy", "fun", "clever", "witty", "gorgeous", "rich", "compelling", "captivating", "unforgettable", "haunting", "terrific", "joy", "best", "comfort", "comforting", "rewarding", "fascinating", "recommend", "happy", "solid", "fresh", "engaging", "impressive", "triumph", "sturdy", "comfortable", "durable", "reliable", "crisp", "warm"]
+    """
+    love loved loves adore adored wonderful brilliant beautiful beautifully superb perfect perfectly delight
+    delightful charming moving gripping thrilling hilarious funny masterpiece masterful excellent great fantastic
+    amazing enjoyed enjoy fun clever witty gorgeous rich compelling captivating unforgettable haunting terrific joy
+    best comfort comforting rewarding fascinating recommend happy solid fresh engaging impressive triumph sturdy
+    comfortable durable reliable crisp warm
+    """.split()
 )
 _NEGATIVE = frozenset(
-    ["boring", "bored", "bore", "dull", "slow", "slog", "tedious", "disappointing", "disappointed", "disappointment", "awful", "terrible", "worst", "poor", "poorly", "weak", "bland", "flat", "hate", "hated", "annoying", "annoyed", "overrated", "confusing", "confused", "predictable", "preachy", "wooden", "sentimental", "pointless", "waste", "wasted", "gave-up", "abandoned", "tiresome", "dreary", "clumsy", "shallow", "fails", "failed", "fail", "lacks", "lacking", "unfortunately", "dated", "archaic", "drags", "dragged", "broken", "broke", "cheap", "useless", "mess", "messy", "muddled", "unfunny", "endless", "quit", "forgettable", "lifeless", "contrived", "pretentious", "horrible", "horribly", "witless", "lame", "stupid", "idiotic", "inane", "crass", "garbage", "crap", "crappy", "hum", "noisy", "flimsy", "uncomfortable", "inconvenient", "tasteless", "dumb", "irritating", "misfire", "hollow", "stale", "disaster", "bad", "problem", "problems"]
+    """
+    boring bored bore dull slow slog tedious disappointing disappointed disappointment awful terrible worst poor
+    poorly weak bland flat hate hated annoying annoyed overrated confusing confused predictable preachy wooden
+    sentimental pointless waste wasted gave-up abandoned tiresome dreary clumsy shallow fails failed fail lacks
+    lacking unfortunately dated archaic drags dragged broken broke cheap useless mess messy muddled unfunny endless
+    quit forgettable lifeless contrived pretentious horrible horribly witless lame stupid idiotic inane crass
+    garbage crap crappy hum noisy flimsy uncomfortable inconvenient tasteless dumb irritating misfire hollow stale
+    disaster bad problem problems
+    """.split()
 )
 _NEGATIONS = frozenset(
-    ["not", "no", "never", "without", "hardly", "barely", "isn't", "wasn't", "don't", "doesn't", "didn't", "can't", "couldn't", "won't", "wouldn't", "nothing"]
+    """
+    not no never without hardly barely isn't wasn't don't doesn't didn't can't couldn't won't wouldn't nothing
+    """.split()
 )
 
 # What has no place in a quote or an evidence sentence: contact data, links, and text that addresses a language model.
@@ -35,7 +73,11 @@ _UNUSABLE = re.compile(
     r"recommend|rank)|<\|?\w+\|?>|\[/?inst\]",
     re.IGNORECASE,
 )
-_ABBREVIATIONS = frozenset(["mr", "mrs", "ms", "dr", "st", "vs", "etc", "e.g", "i.e", "jr", "sr", "prof", "no", "vol", "ch", "pp", "fig"])
+_ABBREVIATIONS = frozenset(
+    """
+    mr mrs ms dr st vs etc e.g i.e jr sr prof no vol ch pp fig
+    """.split()
+)
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
 _CLAUSE_BREAK = re.compile(
     r"\s*(?:[;:—–]|\s-\s|,\s+(?=(?:but|and|yet|though|although|because|so|while|which)\b)|\.{3}|…)\s*"

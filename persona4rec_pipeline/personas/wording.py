@@ -23,7 +23,19 @@ CANDIDATES = 8
 _ADJECTIVE = re.compile(r"(?:y|ful|ous|ic|al|ive|ish|less|able|ible|est)$")
 # Tastes that name people already.
 _PEOPLE = frozenset(
-    ["musician", "tinkerer", "gift-giver", "traveller", "player", "hunter", "regular", "owner", "eater", "professional", "collector"]
+    [
+        "musician",
+        "tinkerer",
+        "gift-giver",
+        "traveller",
+        "player",
+        "hunter",
+        "regular",
+        "owner",
+        "eater",
+        "professional",
+        "collector",
+    ]
 )
 _VERBISH = re.compile(r"(?:ing|ed|ly)$")
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.reviews.catalogs import get_catalog
 from persona4rec_pipeline.reviews.ingest import ingest_items, ingest_reviews
 from persona4rec_pipeline.reviews.splits import assign_splits
@@ -22,7 +23,6 @@ from persona4rec_pipeline.warehouse import Database
 # Raised by hand when the code of this step changes its results.
 LOGIC_VERSION = "1"
 PREVIEW_ROWS = 5
-CELL_CHARACTERS = 120
 
 
 @dg.asset(
@@ -153,24 +153,8 @@ def code_versions(settings: Settings) -> dict[str, str]:
     }
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; cells are cut and escaped, so that no text of a review can break it or render as HTML."""
-    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    text = " ".join(str(value).split())
-    if len(text) > CELL_CHARACTERS:
-        text = text[: CELL_CHARACTERS - 1] + "…"
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + character if character in r"\`*_[]|~#!" else character for character in text)
-
-
 def _table(warehouse: Database, header: Sequence[str], query: str, parameters: Any = None) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(markdown_table(header, warehouse.rows(query, parameters)))
+    return dg.MetadataValue.md(markdown_table(header, warehouse.rows(query, parameters), 120))
 
 
 def _rejects(warehouse: Database, asset: str, catalog: str) -> dg.MarkdownMetadataValue:

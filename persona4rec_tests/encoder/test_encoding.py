@@ -88,3 +88,11 @@ def test_a_missing_or_empty_model_folder_is_refused_by_name(tmp_path):
         Encoder.load(tmp_path / "nowhere")
     with pytest.raises(EncoderError, match="holds no model"):
         Encoder.load(tmp_path)
+
+
+def test_encoding_leaves_torchs_number_of_threads_as_it_was(encoder):
+    import torch
+
+    before = torch.get_num_threads()
+    encoder.encode(TEXTS)
+    assert torch.get_num_threads() == before

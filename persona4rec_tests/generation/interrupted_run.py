@@ -1,4 +1,4 @@
-"""A run that a test kills: asks 48 questions of the real model and says which it has taken up.
+"""A run that a test kills: asks 40 questions of the real model and says which it has taken up.
 
 python -m persona4rec_tests.generation.interrupted_run HOME
 """
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persona4rec_pipeline.generation import LanguageModel, Ledger, Request
-from persona4rec_pipeline.settings import load_settings
+from persona4rec_pipeline.settings import Settings, load_settings
 from persona4rec_pipeline.warehouse import open_ledger_database
 from persona4rec_tests.generation.scripted import ask
 
 CHUNK = 4
-REQUESTS = 48
+REQUESTS = 40
 
 
 def requests() -> Iterator[Request]:
@@ -32,13 +32,16 @@ SCHEMA = {
 }
 
 
-def main(home: Path) -> None:
-    settings = load_settings(
+def settings_of(home: Path) -> Settings:
+    return load_settings(
         {}, home=home, generation={"checkpoint_every": CHUNK, "cpu_threads": 1, "kv_cache_gib": 1, "max_retries": 0}
     )
+
+
+def main(home: Path) -> None:
+    settings = settings_of(home)
     with LanguageModel(settings, Ledger(open_ledger_database(settings))) as model:
-        results = list(model.generate(requests()))
-        print(f"done {len(results)} hits {model.stats.hits} generated {model.stats.generated}", flush=True)
+        print(f"done {len(list(model.generate(requests())))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 
-
 import duckdb
 import pandas as pd
 import pytest
