@@ -1,5 +1,7 @@
 """MLflow in a folder: runs, the registry of encoders, the champion."""
 
+import shutil
+
 import pytest
 
 from persona4rec_pipeline.encoder.encoding import fingerprint, model_folder
@@ -18,16 +20,21 @@ def registered(tmp_path_factory):
     return tracking, run.run_id, version
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store in which no encoder has been registered; making one takes seconds."""
+    return Tracking(tmp_path_factory.mktemp("home") / "mlflow")
+
+
 def test_a_store_that_does_not_exist_has_no_champion_and_is_not_made_by_asking(tmp_path):
     assert Tracking(tmp_path / "mlflow").champion() is None
     assert not (tmp_path / "mlflow").exists()
 
 
-def test_a_store_without_a_registered_encoder_has_no_champion(tmp_path):
-    tracking = Tracking(tmp_path)
-    with tracking.run("encoder", "nothing registered"):
+def test_a_store_without_a_registered_encoder_has_no_champion(store):
+    with store.run("encoder", "nothing registered"):
         pass
-    assert tracking.champion() is None
+    assert store.champion() is None
 
 
 def test_an_alias_that_was_never_set_names_no_encoder(registered):
@@ -75,29 +82,24 @@ def test_a_new_version_becomes_champion_only_when_it_is_named_so(registered):
     tracking.set_alias("champion", version)
 
 
-def test_a_run_keeps_what_it_logged_and_ends_finished(tmp_path):
-    tracking = Tracking(tmp_path)
-    with tracking.run("evaluation", "report", {"catalog": "books"}) as run:
+def test_a_run_keeps_what_it_logged_and_ends_finished(store):
+    with store.run("evaluation", "report", {"catalog": "books"}) as run:
         run.log_params({"seed": 7})
         run.log_metrics({"ndcg_at_10": 0.25})
         run.log_curve("loss", [(1, 2.0), (2, 1.5)])
         run.log_text("# Report", "report.md")
-    stored = tracking._client.get_run(run.run_id)
+    stored = store._client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
-    assert (stored.data.params["seed"], stored.data.metrics["ndcg_at_10"], stored.data.tags["catalog"]) == (
-        "7",
-        0.25,
-        "books",
-    )
-    assert [(m.step, m.value) for m in tracking._client.get_metric_history(run.run_id, "loss")] == [(1, 2.0), (2, 1.5)]
-    assert [path.read_text() for path in tmp_path.rglob("report.md")] == ["# Report"]
+    assert stored.data.params == {"seed": "7"} and stored.data.tags["catalog"] == "books"
+    assert stored.data.metrics["ndcg_at_10"] == 0.25
+    assert [(m.step, m.value) for m in store._client.get_metric_history(run.run_id, "loss")] == [(1, 2.0), (2, 1.5)]
+    assert [path.read_text() for path in store.path.rglob("report.md")] == ["# Report"]
 
 
-def test_a_run_whose_body_raises_ends_failed_and_the_error_goes_on(tmp_path):
-    tracking = Tracking(tmp_path)
-    with pytest.raises(KeyboardInterrupt), tracking.run("encoder", "interrupted") as run:
+def test_a_run_whose_body_raises_ends_failed_and_the_error_goes_on(store):
+    with pytest.raises(KeyboardInterrupt), store.run("encoder", "interrupted") as run:
         raise KeyboardInterrupt
-    assert tracking._client.get_run(run.run_id).info.status == "FAILED"
+    assert store._client.get_run(run.run_id).info.status == "FAILED"
 
 
 def test_everything_is_written_under_the_given_folder(tmp_path, monkeypatch):
@@ -111,19 +113,16 @@ def test_everything_is_written_under_the_given_folder(tmp_path, monkeypatch):
     assert sorted(entry.name for entry in (tmp_path / "mlflow").iterdir()) == ["artifacts", "mlflow.db"]
 
 
-def test_a_folder_without_a_model_is_not_registered(tmp_path):
-    tracking = Tracking(tmp_path / "mlflow")
-    with pytest.raises(TrackingError, match=r"modules\.json"), tracking.run("encoder", "empty") as run:
-        tracking.register_encoder(tmp_path, run.run_id, "f")
-    assert tracking._client.get_run(run.run_id).info.status == "FAILED"
+def test_a_folder_without_a_model_is_not_registered(store, tmp_path):
+    with pytest.raises(TrackingError, match=r"modules\.json"), store.run("encoder", "empty") as run:
+        store.register_encoder(tmp_path, run.run_id, "f")
+    assert store._client.get_run(run.run_id).info.status == "FAILED"
 
 
-def test_a_champion_whose_files_are_gone_is_an_error_not_a_missing_champion(tmp_path):
-    import shutil
-
-    tracking = Tracking(tmp_path)
+def test_an_encoder_whose_files_are_gone_is_an_error_not_a_missing_one(registered):
+    tracking, _, _ = registered
     with tracking.run("encoder", "lost") as run:
-        tracking.set_alias("champion", tracking.register_encoder(model_folder(BASE), run.run_id, "f"))
-    shutil.rmtree(tmp_path / "artifacts")
+        tracking.set_alias("lost", tracking.register_encoder(model_folder(BASE), run.run_id, "f"))
+    shutil.rmtree(tracking.encoder("lost").path)
     with pytest.raises(TrackingError, match="are gone"):
-        tracking.champion()
+        tracking.encoder("lost")

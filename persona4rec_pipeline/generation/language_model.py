@@ -269,7 +269,8 @@ class LanguageModel:
         if pending:
             began = time.perf_counter()
             self._running().start()
-            self.stats.start_seconds += time.perf_counter() - began
+            self.stats.start_seconds += (started := time.perf_counter() - began)
+            progress.started(started)
         on_answer = progress.answered
         while pending:
             began = time.perf_counter()

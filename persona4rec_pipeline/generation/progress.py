@@ -32,7 +32,6 @@ class Progress:
         self._done = self._hits = self._failed = self._tokens = self._in_flight = 0
         self._began = time.monotonic()
         self._last_line = self._began
-        self._engine_began: float | None = None
         self._bar = _Bar(total) if sys.stderr.isatty() else None
         self._say = on_progress or (None if self._bar else logger.info)
 
@@ -48,6 +47,10 @@ class Progress:
             self._bar.stop()
         if self._say and self._done:
             self._say(self.line())
+
+    def started(self, seconds: float) -> None:
+        """The engine took this long to start; no rate counts it."""
+        self._began += seconds
 
     def answered(self, n: int) -> None:
         """`n` more answers of the running chunk have arrived; they are not committed yet."""
@@ -78,8 +81,9 @@ class Progress:
         parts = [f"{self._done}{of} done", f"{self._hits} from the ledger", f"{self._failed} failed"]
         if paid:
             parts += [f"{paid / seconds:.1f} requests/s", f"{self._tokens / seconds:.0f} tokens/s"]
-        if self._total is not None and self._done and self._done < self._total:
-            parts.append(f"{_duration((self._total - self._done) * seconds / self._done)} left")
+            # As if all that is left had to be paid for: after an interruption the ledger's share comes first.
+            if self._total is not None and self._done and (left := self._total - self._done - self._in_flight) > 0:
+                parts.append(f"{_duration(left * seconds / paid)} left")
         return ", ".join(parts)
 
     def _show(self) -> None:

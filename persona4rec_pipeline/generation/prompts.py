@@ -29,6 +29,8 @@ _SECTION = re.compile(r"^===[ \t]*(\S*)[ \t]*$", re.MULTILINE)
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+# Control, format (zero-width, bidirectional, tags), surrogates, private use, unassigned.
+_UNWANTED = {"Cc", "Cf", "Cs", "Co", "Cn"}
 _SPACES = re.compile(r"\s+")
 _HTML_BREAK = re.compile(r"<\s*/?\s*(?:br|p|div|li|ul|ol|i|b|em|strong|span)\s*/?\s*>", re.IGNORECASE)
 # One character for one, so that nothing can reassemble from the pieces of what was removed.
@@ -134,13 +136,10 @@ def cut_at_sentence(text: str, max_characters: int) -> str:
 
 
 def _clean(text: str) -> str:
-    text = "".join(
-        " " if character in "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029" else character
-        for character in text
-        if character in "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
-        or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn"}
-    )
-    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    # White space first: line breaks and tabs are control characters too, and would glue words together.
+    text = _INVISIBLE.sub("", _SPACES.sub(" ", text))
+    text = "".join(character for character in text if unicodedata.category(character) not in _UNWANTED)
+    text = unicodedata.normalize("NFC", text)
     text = _HTML_BREAK.sub(" ", text).translate(_LOOKALIKES)
     text = _DOUBLE_HASH.sub("#", _RUN.sub(r"\1", text))
     return _SPACES.sub(" ", _HEADING.sub("", text)).strip()

@@ -11,6 +11,7 @@ caller, and all memory is surely freed on close.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from persona4rec_pipeline.settings import Settings
 # How long the process may take to shut down in order before its group is killed, in seconds.
 CLOSE_WITHIN_S = 20.0
 # Lines of the process's output kept for the message when it dies.
-REMEMBERED_LINES = 40
+REMEMBERED_LINES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class VllmEngine:
     def start(self) -> None:
         if self._process is not None:
             return
+        if importlib.util.find_spec("vllm") is None:
+            raise GenerationError(
+                "generation.engine is `vllm`, which is not installed: pip install 'persona4rec[vllm]' on a machine with "
+                "a GPU, 'persona4rec[cpu-llm]' on one without."
+            )
         generation = self._settings.generation
         model = resolve_language_model(self._settings)
         self._output.clear()

@@ -97,56 +97,63 @@ def _in_turn(reviews: Sequence[TrainReview], domain: Domain, positive_rating: fl
 def group_evidence(
     evidence: Sequence[Evidence], vectors: np.ndarray, tastes: Tastes, most_groups: int, merge_similarity: float
 ) -> list[Group]:
-    """Group sentences into at most `most_groups` like-minded groups, largest first.
+    """Group sentences into like-minded groups, most reviews first.
 
-    vectors: float32 (len(evidence), d), unit length. Sentences are first divided finely (Ward's method on unit vectors),
-    then joined: groups whose centres have a cosine similarity of `merge_similarity` or more, and groups of one polarity
-    that are about the same taste, are one. So the number of groups follows the variety of the reviews. Where there are
-    more than `most_groups`, the largest stay, and at least one that speaks against the item if there is any.
+    vectors: float32 (len(evidence), d), unit length. Sentences that are about one taste of the domain are one group. The
+    sentences of reviews that are about none are grouped by similarity (Ward's method on unit vectors, then groups whose
+    centres have a cosine of `merge_similarity` or more are joined); such groups stand behind those with a taste. Never
+    more than `most_groups`, and no more than one per two reviews (but two as soon as there are two), so that the number
+    follows the variety and the weight of what was said; a complaint keeps a place if there is any.
     """
     if not evidence:
         return []
     review_count = len({sentence.review_id for sentence in evidence})
-    wanted = 1 if review_count == 1 else min(2 * most_groups, max(2, (review_count + 1) // 2))
-    pools = [
-        [row for row, sentence in enumerate(evidence) if sentence.is_for],
-        [row for row, sentence in enumerate(evidence) if not sentence.is_for],
-    ]
-    if wanted == 1:
-        pools = [list(range(len(evidence)))]
+    wanted = 1 if review_count == 1 else min(most_groups, max(2, (review_count + 1) // 2))
     groups: list[Group] = []
-    for pool, share in zip(pools, _shares([len(pool) for pool in pools], wanted), strict=True):
-        if not pool:
-            continue
-        members = defaultdict(list)
-        for row, label in zip(pool, _ward(vectors[pool], share), strict=True):
-            members[label].append(row)
-        merged = _merge(list(members.values()), vectors, merge_similarity)
-        groups += _about_one_taste_each(merged, evidence, vectors, tastes)
-    # Talk that is about no taste makes a persona only where there is nothing better.
-    if sum(group.taste is not None for group in groups) >= 2:
-        groups = [group for group in groups if group.taste is not None]
-    # Largest first, by reviews and not by sentences: one talkative reviewer is one voice.
-    groups.sort(key=lambda group: (-len(group.review_ids), group.evidence[0].review_id, group.evidence[0].text))
-    kept = groups[:most_groups]
+    for is_for in (True, False):
+        rows = [row for row, sentence in enumerate(evidence) if sentence.is_for == is_for]
+        groups += _by_taste([evidence[row] for row in rows], vectors[rows], tastes, is_for, wanted, merge_similarity)
+    # By reviews and not by sentences: one talkative reviewer is one voice.
+    groups.sort(
+        key=lambda group: (
+            group.taste is None,
+            -len(group.review_ids),
+            group.evidence[0].review_id,
+            group.evidence[0].text,
+        )
+    )
+    kept = groups[:wanted]
     against = [group for group in groups if group.polarity == "critical"]
-    if against and against[0] not in kept:
+    if against and against[0] not in kept and wanted > 1:
         kept[-1] = against[0]
     return kept
 
 
-def _about_one_taste_each(
-    members: list[list[int]], evidence: Sequence[Evidence], vectors: np.ndarray, tastes: Tastes
+def _by_taste(
+    evidence: Sequence[Evidence],
+    vectors: np.ndarray,
+    tastes: Tastes,
+    is_for: bool,
+    most: int,
+    merge_similarity: float,
 ) -> list[Group]:
-    joined: dict[tuple[Polarity, str], list[int]] = defaultdict(list)
-    for number, rows in enumerate(members):
-        polarity = _polarity([evidence[row] for row in rows])
-        taste = tastes.closest(_centre(vectors[rows]), is_complaint=polarity == "critical")
-        joined[polarity, taste.name if taste else f"\0{number}"] += rows
-    return [
-        _group([evidence[row] for row in rows], vectors[rows], polarity, tastes.named(name, polarity == "critical"))
-        for (polarity, name), rows in joined.items()
-    ]
+    about = tastes.of_sentences(vectors, are_complaints=not is_for)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    taste_of: dict[str, Taste] = {}
+    for row, taste in enumerate(about):
+        if taste is not None:
+            rows_of[taste.name].append(row)
+            taste_of[taste.name] = taste
+    groups = [_group([evidence[row] for row in rows], vectors[rows], taste_of[name]) for name, rows in rows_of.items()]
+    told = {evidence[row].review_id for rows in rows_of.values() for row in rows}
+    rest = [row for row, sentence in enumerate(evidence) if sentence.review_id not in told]
+    if rest:
+        members: dict[int, list[int]] = defaultdict(list)
+        for row, label in zip(rest, _ward(vectors[rest], most), strict=True):
+            members[int(label)].append(row)
+        for rows in _merge(list(members.values()), vectors, merge_similarity):
+            groups.append(_group([evidence[row] for row in rows], vectors[rows], None))
+    return groups
 
 
 def _judge(review: TrainReview, text: str, positive_rating: float) -> Evidence:
@@ -162,15 +169,6 @@ def _judge(review: TrainReview, text: str, positive_rating: float) -> Evidence:
     value = (value > 0) - (value < 0)
     is_for = value > 0 or (value == 0 and stance >= 0 and wording >= 0) or (value == 0 and stance > 0)
     return Evidence(review.review_id, text, value, is_for)
-
-
-def _shares(sizes: Sequence[int], wanted: int) -> list[int]:
-    """How many groups each pool may have: at least one where there is evidence, the rest in proportion."""
-    total = sum(sizes)
-    shares = [max(1, round(wanted * size / total)) if size else 0 for size in sizes]
-    while sum(shares) > max(wanted, sum(size > 0 for size in sizes)):
-        shares[int(np.argmax(shares))] -= 1
-    return shares
 
 
 def _ward(vectors: np.ndarray, groups: int) -> np.ndarray:
@@ -196,19 +194,16 @@ def _merge(members: list[list[int]], vectors: np.ndarray, merge_similarity: floa
     return members
 
 
-def _polarity(evidence: Sequence[Evidence]) -> Polarity:
-    mean = sum(sentence.stance for sentence in evidence) / len(evidence)
-    return "appreciative" if mean > 1 / 3 else "critical" if mean < -1 / 3 else "mixed"
-
-
-def _group(evidence: list[Evidence], vectors: np.ndarray, polarity: Polarity, taste: Taste | None) -> Group:
+def _group(evidence: list[Evidence], vectors: np.ndarray, taste: Taste | None) -> Group:
     centre = _centre(vectors)
     telling = vectors @ centre
     if taste is not None:
-        telling = telling + vectors @ taste.vector
+        telling = telling + 2 * (vectors @ taste.vector)
     # A quote that is a fragment or a paragraph says less than its similarity promises.
     fits = np.array([QUOTE_LENGTHS[0] <= len(sentence.text) <= QUOTE_LENGTHS[1] for sentence in evidence])
     order = sorted(range(len(evidence)), key=lambda row: (-(telling[row] + 0.15 * fits[row]), evidence[row].text))
+    mean = sum(sentence.stance for sentence in evidence) / len(evidence)
+    polarity: Polarity = "appreciative" if mean > 1 / 3 else "critical" if mean < -1 / 3 else "mixed"
     return Group(tuple(evidence[row] for row in order), centre, polarity, taste)
 
 

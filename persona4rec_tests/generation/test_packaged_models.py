@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona4rec_pipeline.generation import GenerationError, resolve_embedding_model, resolve_language_model
+from persona4rec_pipeline.generation.vllm_engine import VllmEngine
 from persona4rec_tests.generation.scripted import settings_in
 
 
@@ -32,3 +33,9 @@ def test_a_missing_package_names_the_extra_to_install(tmp_path, monkeypatch):
         resolve_language_model(settings_in(tmp_path))
     with pytest.raises(GenerationError, match="cpu-llm"):
         resolve_embedding_model("all-minilm-l6-v2")
+
+
+def test_without_vllm_the_engine_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GenerationError, match=r"persona4rec\[vllm\].*cpu-llm"):
+        VllmEngine(settings_in(tmp_path)).start()
