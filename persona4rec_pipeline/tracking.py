@@ -181,7 +181,9 @@ class Tracking:
     def _save(model_dir: Path, target: Path) -> None:
         import mlflow.sentence_transformers
         import sentence_transformers
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         model = sentence_transformers.SentenceTransformer(str(model_dir), local_files_only=True, device="cpu")
         # Stated requirements: inferring them would start a second interpreter.
         requirements = [f"sentence-transformers=={sentence_transformers.__version__}"]

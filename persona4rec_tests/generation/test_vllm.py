@@ -206,6 +206,8 @@ def server(home_with_model, tmp_path_factory):
         assert process.poll() is None, log.read_text()[-3000:]
         yield url, log
     finally:
+        process.terminate()
+        wait_until(lambda: process.poll() is not None, 20)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
