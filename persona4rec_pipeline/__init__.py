@@ -5,4 +5,10 @@ A listing of this package is the story of the data: reviews -> personas -> align
 Nothing is imported here: a server that only needs `persona4rec_pipeline.index` must not pay for Dagster, torch or vLLM.
 """
 
+import os
+
+# Threads that spin while they wait take the cores from the language model's process beside them: with two busy processes
+# on two cores, training took four times as long. Read by OpenMP when torch is loaded, so it must be set before.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"

@@ -14,7 +14,6 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
-from matplotlib.figure import Figure
 
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.encoder.encoding import Encoder, fingerprint, model_folder
@@ -162,6 +161,8 @@ def _params(settings: Settings, pairs: Sequence[TrainingPair], base_fingerprint:
 
 
 def _report_training(run: Run, result: TrainingResult) -> dict[str, Any]:
+    from matplotlib.figure import Figure  # not at the top: a code location should load without it
+
     steps = [step for step, _ in result.losses]
     losses = [loss for _, loss in result.losses]
     run.log_curve("loss", result.losses)

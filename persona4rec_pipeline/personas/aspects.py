@@ -21,6 +21,12 @@ from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 PROMPTS = "persona4rec_pipeline.personas.prompts"
 
+# The compact profile's order: what every review has comes first, so that a small model starts on safe ground.
+COMPACT_ORDER = ("quality_criteria", "category_preference", "purchase_purpose", "usage_context")
+# Clauses of a review that the compact profile chooses from, and their longest length in characters.
+MAX_CLAUSES = 8
+MAX_CLAUSE_CHARACTERS = 90
+
 # Longest value of a slot and longest review shown to a model, in characters.
 MAX_SLOT_CHARACTERS = 120
 MAX_REVIEW_CHARACTERS = {"compact": 500, "full": 3000}
@@ -140,16 +146,19 @@ def aspects_request(
     messages: tuple[Message, ...] = template.render(
         domain=domain, title=delimit(title, 120), review=delimit(shown, MAX_REVIEW_CHARACTERS[profile])
     )
-    nullable = {"anyOf": [{"type": "string", "maxLength": 60 if profile == "compact" else 160}, {"type": "null"}]}
     if profile == "compact":
+        # A small model invents and repeats; choosing among the review's own clauses it can only be right or beside the
+        # point. The first slot may not be null: the easiest answer would otherwise be four nulls.
+        clause = {"enum": _choices(shown, domain)}
         schema: dict[str, Any] = {
             "type": "array",
-            "prefixItems": [nullable] * len(SLOTS),
+            "prefixItems": [clause, *[{"anyOf": [clause, {"type": "null"}]}] * (len(SLOTS) - 1)],
             "items": False,
             "minItems": len(SLOTS),
             "maxItems": len(SLOTS),
         }
     else:
+        nullable = {"anyOf": [{"type": "string", "maxLength": 160}, {"type": "null"}]}
         schema = {
             "type": "object",
             "properties": dict.fromkeys(SLOTS, nullable),
@@ -162,17 +171,17 @@ def aspects_request(
         messages=messages,
         template=template.fingerprint,
         schema=schema,
-        max_tokens=100 if profile == "compact" else 320,
+        max_tokens=160 if profile == "compact" else 320,
     )
 
 
 def check_aspects(request: Request, answer: Any) -> dict[str, str | None]:
-    """Normalise a model's answer (list or object of the four slots) to slot -> cleaned value.
+    """Normalise a model's answer (an object, or a list in COMPACT_ORDER, of the four slots) to slot -> cleaned value.
 
     Raises InvalidAnswer when the answer has another shape.
     """
     if isinstance(answer, list) and len(answer) == len(SLOTS):
-        answer = dict(zip(SLOTS, answer, strict=True))
+        answer = dict(zip(COMPACT_ORDER, answer, strict=True))
     if not isinstance(answer, dict) or set(answer) != set(SLOTS):
         raise InvalidAnswer("the answer does not hold the four slots")
     return {name: clean_value(answer[name]) for name in SLOTS}
@@ -203,6 +212,16 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
             used.add(signature)
             slots[name] = Slot(value, best[2].start, best[2].end)
     return Aspects(slots, "llm")
+
+
+def _choices(shown: str, domain: Domain) -> list[str]:
+    """The clauses that may fill a slot, each once, in the order of the text."""
+    found = [piece.text for sentence in sentences(shown) for piece in clauses(shown, sentence)]
+    told = [text for text in found if content_words(text, domain) or tells_circumstance(text)] or found
+    cut = [
+        text if len(text) <= MAX_CLAUSE_CHARACTERS else text[:MAX_CLAUSE_CHARACTERS].rsplit(" ", 1)[0] for text in told
+    ]
+    return list(dict.fromkeys(text.strip(" \"'“”.,;:!?-") or text for text in cut))[:MAX_CLAUSES]
 
 
 def _slot(piece: Piece) -> Slot:

@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS generations (
     model             VARCHAR NOT NULL,
     template          VARCHAR NOT NULL,     -- fingerprint of the template file
     status            VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),
-    answer            VARCHAR,              -- JSON of the validated answer
+    answer            VARCHAR,              -- JSON of the last answer as the model gave it, before any check changed it; NULL if none parsed
     probabilities     JSON,                 -- probability of each choice, for constrained choices
     reason            VARCHAR,              -- why it failed
     attempts          INTEGER NOT NULL,

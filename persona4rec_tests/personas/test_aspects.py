@@ -46,13 +46,21 @@ def test_real_values_survive_cleaning():
     assert clean_value("nothing is black and white here") == "nothing is black and white here"
 
 
-def test_an_answer_is_a_list_or_an_object_of_the_four_slots():
-    values = ["gothic romance", None, "sharp dialogue", "n/a"]
-    expected = dict(zip(SLOTS, ["gothic romance", None, "sharp dialogue", None], strict=True))
-    assert check_aspects(None, values) == expected
-    assert check_aspects(None, dict(zip(SLOTS, values, strict=True))) == expected
+def test_an_answer_is_a_list_in_the_compact_order_or_an_object_of_the_four_slots():
+    said = {"category_preference": "gothic romance", "quality_criteria": "sharp dialogue", "usage_context": "n/a"}
+    expected = dict.fromkeys(SLOTS) | said | {"usage_context": None}
+    assert check_aspects(None, ["sharp dialogue", "gothic romance", None, "n/a"]) == expected
+    assert check_aspects(None, dict.fromkeys(SLOTS) | said) == expected
     with pytest.raises(InvalidAnswer, match="four slots"):
         check_aspects(None, ["one", "two"])
+
+
+def test_the_compact_profile_can_only_choose_clauses_of_the_review():
+    template = PromptTemplate.load(PROMPTS, "review_aspects.compact.jinja")
+    schema = aspects_request("books/review/r1", "", REVIEW, BOOK, "compact", template).schema
+    required, *optional = schema["prefixItems"]
+    assert required["enum"] and all(clause in REVIEW for clause in required["enum"])
+    assert all(slot["anyOf"] == [required, {"type": "null"}] for slot in optional)
 
 
 def test_what_does_not_stand_in_the_review_is_dropped_and_the_rest_gets_its_span():
