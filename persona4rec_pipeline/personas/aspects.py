@@ -21,8 +21,8 @@ from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 PROMPTS = "persona4rec_pipeline.personas.prompts"
 
-# The compact profile's order: what every review has comes first, so that a small model starts on safe ground.
-COMPACT_ORDER = ("quality_criteria", "category_preference", "purchase_purpose", "usage_context")
+# The slots that the compact profile asks for; purpose and context have such plain cues that rules find them better.
+COMPACT_SLOTS = ("quality_criteria", "category_preference")
 # Clauses of a review that the compact profile chooses from, and their longest length in characters.
 MAX_CLAUSES = 8
 MAX_CLAUSE_CHARACTERS = 90
@@ -148,14 +148,14 @@ def aspects_request(
     )
     if profile == "compact":
         # A small model invents and repeats; choosing among the review's own clauses it can only be right or beside the
-        # point. The first slot may not be null: the easiest answer would otherwise be four nulls.
+        # point. The first slot may not be null: the easiest answer would otherwise be nulls alone.
         clause = {"enum": _choices(shown, domain)}
         schema: dict[str, Any] = {
             "type": "array",
-            "prefixItems": [clause, *[{"anyOf": [clause, {"type": "null"}]}] * (len(SLOTS) - 1)],
+            "prefixItems": [clause, {"anyOf": [clause, {"type": "null"}]}],
             "items": False,
-            "minItems": len(SLOTS),
-            "maxItems": len(SLOTS),
+            "minItems": len(COMPACT_SLOTS),
+            "maxItems": len(COMPACT_SLOTS),
         }
     else:
         nullable = {"anyOf": [{"type": "string", "maxLength": 160}, {"type": "null"}]}
@@ -176,12 +176,12 @@ def aspects_request(
 
 
 def check_aspects(request: Request, answer: Any) -> dict[str, str | None]:
-    """Normalise a model's answer (an object, or a list in COMPACT_ORDER, of the four slots) to slot -> cleaned value.
+    """Normalise a model's answer (an object of the four slots, or a list of COMPACT_SLOTS) to slot -> cleaned value.
 
     Raises InvalidAnswer when the answer has another shape.
     """
-    if isinstance(answer, list) and len(answer) == len(SLOTS):
-        answer = dict(zip(COMPACT_ORDER, answer, strict=True))
+    if isinstance(answer, list) and len(answer) == len(COMPACT_SLOTS):
+        answer = dict.fromkeys(SLOTS) | dict(zip(COMPACT_SLOTS, answer, strict=True))
     if not isinstance(answer, dict) or set(answer) != set(SLOTS):
         raise InvalidAnswer("the answer does not hold the four slots")
     return {name: clean_value(answer[name]) for name in SLOTS}
@@ -190,11 +190,12 @@ def check_aspects(request: Request, answer: Any) -> dict[str, str | None]:
 def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) -> Aspects:
     """Tie each generated value to the review: the clause that shares most of its words supports it, or it is dropped.
 
-    Of two slots resting on the same words the first keeps them, because a small model likes to repeat itself.
+    Of two slots resting on the same words the first keeps them, because a small model likes to repeat itself. Slots that
+    are left are filled by rules, from clauses that no other slot uses; with nothing of the model's left, all of them are.
     """
     pieces = [piece for s in sentences(text) if is_safe(s.text, domain) for piece in [s, *clauses(text, s)]]
     slots: dict[str, Slot | None] = dict.fromkeys(SLOTS)
-    used: set[str] = set()
+    by_rules = extract_aspects(text, domain).slots
     for name in SLOTS:
         value = values.get(name)
         if value is None:
@@ -202,22 +203,27 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
         wanted = set(content_words(value)) or set(words(value))
         best: tuple[float, int, Piece] | None = None
         for piece in pieces:
-            found = wanted.intersection(words(piece.text))
-            share = len(found) / len(wanted) if wanted else 0.0
+            share = len(wanted.intersection(words(piece.text))) / len(wanted) if wanted else 0.0
             if share >= MIN_GROUNDED_SHARE and (best is None or (share, -len(piece.text)) > best[:2]):
                 best = (share, -len(piece.text), piece)
-        # The value itself must not repeat another slot: the words that carry it decide.
-        signature = " ".join(sorted(wanted))
-        if best is not None and signature not in used:
-            used.add(signature)
+        if best is not None and not _overlaps(best[2], slots):
             slots[name] = Slot(value, best[2].start, best[2].end)
-    return Aspects(slots, "llm")
+    source: Literal["llm", "extractive"] = "llm" if any(slots.values()) else "extractive"
+    for name, slot in by_rules.items():
+        if slots[name] is None and slot is not None and not _overlaps(slot, slots):
+            slots[name] = slot
+    return Aspects(slots, source)
+
+
+def _overlaps(piece: Piece | Slot, slots: Mapping[str, Slot | None]) -> bool:
+    return any(slot is not None and slot.start < piece.end and piece.start < slot.end for slot in slots.values())
 
 
 def _choices(shown: str, domain: Domain) -> list[str]:
     """The clauses that may fill a slot, each once, in the order of the text."""
     found = [piece.text for sentence in sentences(shown) for piece in clauses(shown, sentence)]
-    told = [text for text in found if content_words(text, domain) or tells_circumstance(text)] or found
+    told = [text for text in found if content_words(text, domain) and not tells_circumstance(text)]
+    told = told or [text for text in found if content_words(text, domain)] or found
     cut = [
         text if len(text) <= MAX_CLAUSE_CHARACTERS else text[:MAX_CLAUSE_CHARACTERS].rsplit(" ", 1)[0] for text in told
     ]

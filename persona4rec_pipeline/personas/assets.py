@@ -93,10 +93,9 @@ def review_aspects(
                 found.append(Aspects(dict.fromkeys(SLOTS), "extractive"))
                 continue
             answer = next(answers)
-            aspects = ground_aspects(answer.value, text, domain) if answer.status == "ok" else None
-            if aspects is None or aspects.null_fraction == 1:
+            aspects = ground_aspects(answer.value if answer.ok else {}, text, domain)
+            if aspects.source == "extractive":
                 fallbacks[answer.reason or "nothing in the answer stands in the review"] += 1
-                aspects = extract_aspects(text, domain)
             found.append(aspects)
     rows = [
         (

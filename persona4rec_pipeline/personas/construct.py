@@ -27,7 +27,7 @@ from persona4rec_pipeline.personas.grouping import (
     group_evidence,
 )
 from persona4rec_pipeline.personas.tastes import Embed, Tastes
-from persona4rec_pipeline.personas.text import is_usable, sentences, tidy, words
+from persona4rec_pipeline.personas.text import is_usable, repeats_itself, sentences, shares_words, tidy, words
 from persona4rec_pipeline.personas.wording import (
     PhraseStatistics,
     Wording,
@@ -45,6 +45,8 @@ MAX_RATIONALE_CHARACTERS = 320
 # Aspect tuples that the full prompt shows, and sentences per group in the compact prompt.
 MAX_PROMPT_TUPLES = 40
 MAX_PROMPT_SENTENCES = 4
+# Share of a small model's words that must stand in the sentences it was given.
+MIN_SHARED_WORDS = 0.4
 _MARKUP = re.compile(r"[<>{}\[\]|`]|https?:|www\.|\S+@\S+")
 
 
@@ -144,10 +146,25 @@ def acceptance_problem(
         return "the description is not about a kind of person"
     if re.search(r"\b(?:I|my|me)\b", description):
         return "the description is in the first person"
+    if repeats_itself(description):
+        return "the description repeats itself"
     if _MARKUP.search(name + description) or not is_usable(description, domain):
         return "the text carries markup, a link or an instruction"
     if support is not None and support < settings.min_support:
         return f"its evidence does not support it ({support:.2f} < {settings.min_support:.2f})"
+    return None
+
+
+def _ungrounded(name: str, description: str, group: Group) -> str | None:
+    """Why a small model's wording of a group is not accepted: it must speak of what the group speaks of."""
+    said = " ".join(sentence.text for sentence in group.evidence)
+    if group.taste is not None:
+        said = f"{said} {group.taste.name} {group.taste.meaning}"
+    subject = " ".join(words(name)[:-1])  # without the "reader" or "lover" that every name ends with
+    if shares_words(subject, said) < 1 or not words(subject):
+        return "the name speaks of what its evidence does not"
+    if shares_words(description, said) < MIN_SHARED_WORDS:
+        return "the description speaks of what its evidence does not"
     return None
 
 
@@ -241,6 +258,7 @@ def _worded_by_model(
         if problem is None:
             name, description = result.value["name"], result.value["description"]
             problem = acceptance_problem(name, description, item.title, measured, settings, domain)
+            problem = problem or _ungrounded(name, description, group)
             if problem is None and name.lower() in {persona.name.lower() for persona in taken}:
                 problem = "the name is already taken by another persona of the item"
         if problem is None:
@@ -416,8 +434,15 @@ def _compact_request(
         schema={
             "type": "object",
             "properties": {
-                "name": {"type": "string", "minLength": 8, "maxLength": 44},
-                "description": {"type": "string", "minLength": 30, "maxLength": 220},
+                # The shape of a name and of a sentence about people is given, so that the model only fills it.
+                "name": {
+                    "type": "string",
+                    "pattern": f"^[A-Z][a-z-]{{2,14}}( [a-z-]{{2,14}}){{0,2}} ({domain.person}|lover|seeker|fan)$",
+                },
+                "description": {
+                    "type": "string",
+                    "pattern": f"^This {domain.person} looks for [a-z ,'-]{{20,140}}\\.$",
+                },
             },
             "required": ["name", "description"],
             "additionalProperties": False,

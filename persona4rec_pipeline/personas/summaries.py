@@ -15,10 +15,21 @@ from typing import Any, Literal
 
 from persona4rec_pipeline.generation import PromptTemplate, Request, delimit
 from persona4rec_pipeline.personas.domains import Domain
-from persona4rec_pipeline.personas.text import content_words, is_usable, phrases, sentences, tidy, words
+from persona4rec_pipeline.personas.text import (
+    content_words,
+    is_usable,
+    phrases,
+    repeats_itself,
+    sentences,
+    shares_words,
+    tidy,
+    words,
+)
 
 MAX_SUMMARY_CHARACTERS = 420
 MAX_FACTS_CHARACTERS = {"compact": 700, "full": 4000}
+# Share of a generated summary's content words that must stand in what it summarises.
+MIN_SHARED_WORDS = 0.75
 _CAPITAL = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w'’-]+")
 _NUMBER = re.compile(r"\d+")
 
@@ -149,9 +160,10 @@ def check_summary(material: str, title: str, answer: Any, domain: Domain) -> tup
     invented += [number for number in _NUMBER.findall(text) if number not in material + title]
     if invented:
         return None, f"the summary names {invented[0]!r}, which the facts do not"
-    said_words = set(content_words(text, domain))
-    if said_words and len(said_words & known) / len(said_words) < 0.5:
+    if shares_words(text, f"{material} {title}") < MIN_SHARED_WORDS:
         return None, "the summary shares too few words with the facts"
+    if repeats_itself(text):
+        return None, "the summary repeats itself"
     return text, None
 
 

@@ -166,6 +166,25 @@ def sentiment(sentence: str) -> int:
     return (balance > 0) - (balance < 0)
 
 
+def repeats_itself(text: str) -> bool:
+    """Whether a text goes round in circles, as small models do: few distinct words, or the same three words twice."""
+    found = content_words(text)
+    runs = [tuple(words(text)[start : start + 3]) for start in range(len(words(text)) - 2)]
+    return len(set(found)) < 0.75 * len(found) or len(set(runs)) < len(runs)
+
+
+def shares_words(text: str, source: str) -> float:
+    """Share (0-1) of the distinct content words of `text` that stand in `source`, endings ignored; 1 if it has none."""
+    said = {stem(word) for word in content_words(text)}
+    known = {stem(word) for word in words(source)}
+    return len(said & known) / len(said) if said else 1.0
+
+
+def stem(word: str) -> str:
+    """A word without its most common English endings; for comparing, not for showing."""
+    return re.sub(r"(?:'s|ies|es|s|ing|ed|ly|y|e)$", "", word)
+
+
 def tidy(text: str, max_characters: int) -> str:
     """One line of plain text for people: no HTML, single spaces, cut at a word with an ellipsis."""
     line = " ".join(_HTML.sub(" ", text).split())

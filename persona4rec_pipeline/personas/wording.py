@@ -16,7 +16,7 @@ import numpy as np
 
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.grouping import Group, Polarity
-from persona4rec_pipeline.personas.text import CapitalCounts, content_words, phrases, sentiment, tidy, words
+from persona4rec_pipeline.personas.text import CapitalCounts, content_words, phrases, sentiment, stem, tidy, words
 
 # Candidate phrases per group whose meaning is compared with the group's centre.
 CANDIDATES = 8
@@ -109,7 +109,7 @@ def choose_phrases(candidates: Sequence[str], vectors: np.ndarray, centre: np.nd
     chosen: list[str] = []
     used: set[str] = set()
     for row in order:
-        parts = {_stem(part) for part in candidates[row].split()}
+        parts = {stem(part) for part in candidates[row].split()}
         if not parts & used:
             chosen.append(candidates[row])
             used |= parts
@@ -185,7 +185,3 @@ def _noun(domain: Domain) -> Callable[[str], str]:
 def _topic(group: Group, domain: Domain) -> str:
     counts = Counter(word for sentence in group.evidence for word in content_words(sentence.text, domain))
     return min(counts, key=lambda word: (-counts[word], word)) if counts else "what it is"
-
-
-def _stem(word: str) -> str:
-    return re.sub(r"(?:ies|es|s|ing|ed|ly)$", "", word)
