@@ -1,0 +1,25 @@
+"""What all tests share: no network, no usage reports, and one converted copy of the packaged model per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+# A developer's own settings must not decide whether tests pass; a test that needs one sets it.
+for _variable in [name for name in os.environ if name.startswith("PERSONA4REC_") and name != "PERSONA4REC_TEST_MODELS"]:
+    del os.environ[_variable]
+
+
+@pytest.fixture(scope="session")
+def home_with_model(tmp_path_factory) -> Path:
+    """A state directory that holds the packaged model, converted once, or a folder given by PERSONA4REC_TEST_MODELS."""
+    home = tmp_path_factory.mktemp("home")
+    if given := os.environ.get("PERSONA4REC_TEST_MODELS"):
+        (home / "models").symlink_to(Path(given).absolute())
+    return home
