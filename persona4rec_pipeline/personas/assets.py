@@ -23,7 +23,7 @@ from persona4rec_pipeline.personas.aspects import (
     ground_aspects,
 )
 from persona4rec_pipeline.personas.construct import ItemEvidence, Persona, Templates, construct_personas
-from persona4rec_pipeline.personas.domains import Domain, get_domain
+from persona4rec_pipeline.personas.domains import Domain, bundled_domains, domain_fingerprint, get_domain
 from persona4rec_pipeline.personas.grouping import TrainReview
 from persona4rec_pipeline.personas.summaries import (
     MAX_FACTS_CHARACTERS,
@@ -270,14 +270,23 @@ def code_versions(settings: Settings) -> dict[str, str]:
     engine: list[object] = [settings.generation.engine]
     if not model.is_extractive:
         engine += [model.name, model.prompt_profile, model.sampling]
+    read = {
+        "review_aspects": [settings.personas.domain, settings.personas.max_null_fraction],
+        "item_summaries": [settings.personas.domain],
+        "personas": [
+            settings.personas.model_dump(),
+            settings.reviews.positive_rating,
+            [domain_fingerprint(name) for name in bundled_domains()],
+        ],
+    }
     versions = {}
-    for name in ("review_aspects", "item_summaries", "personas"):
+    for name, values in read.items():
         prompt = (
             ""
             if model.is_extractive
             else PromptTemplate.load(PROMPTS, f"{name}.{model.prompt_profile}.jinja").fingerprint
         )
-        parts = [LOGIC_VERSION, name, prompt, engine, settings.personas.model_dump(), settings.reviews.positive_rating]
+        parts = [LOGIC_VERSION, name, prompt, engine, values]
         versions[name] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]
     return versions
 

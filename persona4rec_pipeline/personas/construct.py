@@ -1,7 +1,7 @@
 """From an item's train reviews to its personas: grouped, worded, checked against their evidence.
 
 Belongs here: what a persona is, the acceptance gate, and the three ways to one: by rules (extractive), by a small model
-that words a group (compact profile), by a large model that reads everything (full profile). Does not belong here: how
+that tells what a group is about (compact profile), by a large model that reads everything (full profile). Does not belong here: how
 groups are found (`grouping.py`) and the rules' wording (`wording.py`).
 
 A model's answer is never trusted because it parsed. What the gate rejects is replaced by the extractive persona of the
@@ -26,8 +26,8 @@ from persona4rec_pipeline.personas.grouping import (
     collect_evidence,
     group_evidence,
 )
-from persona4rec_pipeline.personas.tastes import Embed, Tastes
-from persona4rec_pipeline.personas.text import is_usable, repeats_itself, sentences, shares_words, tidy, words
+from persona4rec_pipeline.personas.tastes import Embed, Taste, Tastes
+from persona4rec_pipeline.personas.text import is_usable, repeats_itself, sentences, tidy, words
 from persona4rec_pipeline.personas.wording import (
     PhraseStatistics,
     Wording,
@@ -45,8 +45,8 @@ MAX_RATIONALE_CHARACTERS = 320
 # Aspect tuples that the full prompt shows, and sentences per group in the compact prompt.
 MAX_PROMPT_TUPLES = 40
 MAX_PROMPT_SENTENCES = 4
-# Share of a small model's words that must stand in the sentences it was given.
-MIN_SHARED_WORDS = 0.4
+# Tastes among which a small model chooses.
+MAX_TASTES = 4
 _MARKUP = re.compile(r"[<>{}\[\]|`]|https?:|www\.|\S+@\S+")
 
 
@@ -114,7 +114,9 @@ def construct_personas(
     if model is None or templates is None:
         chosen = extractive
     elif model.prompt_profile == "compact":
-        chosen = _worded_by_model(items, groups, extractive, embed, settings, domain, model, templates, on_progress)
+        chosen = _chosen_by_model(
+            items, groups, extractive, statistics, tastes, embed, domain, model, templates.compact, on_progress
+        )
     else:
         chosen = _written_by_model(items, extractive, embed, settings, domain, model, templates, on_progress)
     personas: list[Persona] = []
@@ -152,19 +154,6 @@ def acceptance_problem(
         return "the text carries markup, a link or an instruction"
     if support is not None and support < settings.min_support:
         return f"its evidence does not support it ({support:.2f} < {settings.min_support:.2f})"
-    return None
-
-
-def _ungrounded(name: str, description: str, group: Group) -> str | None:
-    """Why a small model's wording of a group is not accepted: it must speak of what the group speaks of."""
-    said = " ".join(sentence.text for sentence in group.evidence)
-    if group.taste is not None:
-        said = f"{said} {group.taste.name} {group.taste.meaning}"
-    subject = " ".join(words(name)[:-1])  # without the "reader" or "lover" that every name ends with
-    if shares_words(subject, said) < 1 or not words(subject):
-        return "the name speaks of what its evidence does not"
-    if shares_words(description, said) < MIN_SHARED_WORDS:
-        return "the description speaks of what its evidence does not"
     return None
 
 
@@ -228,47 +217,76 @@ def _word_groups(
     return [[replace(persona, support=next(support)) for persona in personas] for personas in worded]
 
 
-def _worded_by_model(
+def _chosen_by_model(
     items: Sequence[ItemEvidence],
     groups: Sequence[Sequence[Group]],
     extractive: Sequence[Sequence[Persona]],
+    statistics: PhraseStatistics,
+    tastes: Tastes,
     embed: Embed,
-    settings: PersonaSettings,
     domain: Domain,
     model: LanguageModel,
-    templates: Templates,
+    template: PromptTemplate,
     on_progress: Callable[[str], None] | None,
 ) -> list[list[Persona]]:
-    """The compact profile: rules find the groups, the model names and describes each."""
+    """The compact profile: rules find the groups, the model says which of the closest tastes each is about.
+
+    The persona is then worded by rules around that taste. Groups with fewer than two tastes to choose from are not asked
+    about, and stay extractive without a reason: nothing was rejected.
+    """
     flat = [
         (item, group, persona)
         for item, found, personas in zip(items, groups, extractive, strict=True)
         for group, persona in zip(found, personas, strict=True)
     ]
-    requests = [_compact_request(item, group, persona, domain, templates.compact) for item, group, persona in flat]
-    results = list(model.generate(requests, check=_check_wording, on_progress=on_progress))
-    texts = [
-        f"{result.value['name']}. {result.value['description']}" if result.status == "ok" else "" for result in results
+    options = [_tastes_of(group, found, tastes) for found in groups for group in found]
+    requests = [
+        _compact_request(item, group, [taste.name for taste in near], domain, template)
+        for (item, group, _), near in zip(flat, options, strict=True)
+        if len(near) > 1
     ]
-    support = _support(embed(texts), [group.centre for _, group, _ in flat])
-    chosen: dict[str, list[Persona]] = {item.item_id: [] for item in items}
-    for (item, group, fallback), result, measured in zip(flat, results, support, strict=True):
-        taken = chosen[item.item_id]
-        problem = result.reason if result.status == "failed" else None
-        if problem is None:
-            name, description = result.value["name"], result.value["description"]
-            problem = acceptance_problem(name, description, item.title, measured, settings, domain)
-            problem = problem or _ungrounded(name, description, group)
-            if problem is None and name.lower() in {persona.name.lower() for persona in taken}:
-                problem = "the name is already taken by another persona of the item"
-        if problem is None:
-            wording = Wording(name, description, fallback.preference_rationale)
-            persona = _persona(item, wording, group, "llm", [p.persona_id for p in taken])
-            taken.append(replace(persona, support=measured))
-        else:
-            identifier = persona_identifier(fallback.name, [p.persona_id for p in taken])
-            taken.append(replace(fallback, persona_id=identifier, fallback_reason=problem))
-    return [chosen[item.item_id] for item in items]
+    answers = model.generate(requests, on_progress=on_progress)
+    chosen: list[list[Group]] = []
+    outcomes: list[tuple[bool, str | None]] = []
+    remaining = iter(options)
+    for found in groups:
+        taken: set[tuple[Polarity, str]] = set()
+        decided: list[Group] = []
+        for group in found:
+            near = next(remaining)
+            answer = next(answers) if len(near) > 1 else None
+            taste, problem = group.taste, None
+            if answer is not None and not answer.ok:
+                problem = answer.reason
+            elif answer is not None:
+                picked = next(taste for taste in near if taste.name == answer.value)
+                if (group.polarity, picked.name) in taken:
+                    problem = "another persona of the item is about the taste that the model chose"
+                else:
+                    taste = picked
+            if taste is not None:
+                taken.add((group.polarity, taste.name))
+            decided.append(replace(group, taste=taste))
+            outcomes.append((answer is not None and problem is None, problem))
+        chosen.append(decided)
+    worded = _word_groups(items, chosen, statistics, embed, domain)
+    settled = iter(outcomes)
+    return [
+        [
+            replace(persona, source="llm" if by_model else "extractive", fallback_reason=problem)
+            for persona, (by_model, problem) in zip(personas, settled)  # noqa: B905 - one outcome per persona, over all items
+        ]
+        for personas in worded
+    ]
+
+
+def _tastes_of(group: Group, siblings: Sequence[Group], tastes: Tastes) -> list[Taste]:
+    """What the model may choose from: the near ties, without the tastes of the item's other groups."""
+    others = {other.taste.name for other in siblings if other is not group and other.taste is not None}
+    near = tastes.nearest(group.centre, group.polarity == "critical", MAX_TASTES)
+    if group.taste is not None and group.taste.name not in {taste.name for taste in near}:
+        near.append(group.taste)
+    return [taste for taste in near if taste.name not in others]
 
 
 def _written_by_model(
@@ -423,31 +441,18 @@ def _support(vectors: np.ndarray, centres: Sequence[np.ndarray]) -> list[float]:
 
 
 def _compact_request(
-    item: ItemEvidence, group: Group, persona: Persona, domain: Domain, template: PromptTemplate
+    item: ItemEvidence, group: Group, tastes: Sequence[str], domain: Domain, template: PromptTemplate
 ) -> Request:
     said = " | ".join(delimit(sentence.text, 200) for sentence in group.evidence[:MAX_PROMPT_SENTENCES])
+    # In alphabetical order, so that the first is not always the one that similarity favours.
+    choices = tuple(sorted(tastes))
     return Request(
         task="personas",
         subject=f"{item.catalog}/item/{item.item_id}",
-        messages=template.render(domain=domain, evidence=said),
+        messages=template.render(domain=domain, evidence=said, tastes=choices),
         template=template.fingerprint,
-        schema={
-            "type": "object",
-            "properties": {
-                # The shape of a name and of a sentence about people is given, so that the model only fills it.
-                "name": {
-                    "type": "string",
-                    "pattern": f"^[A-Z][a-z-]{{2,14}}( [a-z-]{{2,14}}){{0,2}} ({domain.person}|lover|seeker|fan)$",
-                },
-                "description": {
-                    "type": "string",
-                    "pattern": f"^This {domain.person} looks for [a-z ,'-]{{20,140}}\\.$",
-                },
-            },
-            "required": ["name", "description"],
-            "additionalProperties": False,
-        },
-        max_tokens=96,
+        choices=choices,
+        max_tokens=16,
     )
 
 

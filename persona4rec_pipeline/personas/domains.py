@@ -9,6 +9,7 @@ Belongs here: reading and checking such a set. Does not belong here: matching a 
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,18 @@ def get_domain(name: str) -> Domain:
         tastes=dict(words["tastes"]),
         complaints=dict(words["complaints"]),
     )
+
+
+def domain_fingerprint(name: str) -> str:
+    """A short hash of a domain's words; when they change, personas are out of date."""
+    domain = get_domain(name)
+    words = [
+        (domain.item, domain.person, domain.act),
+        sorted(domain.generic_words | domain.off_topic_words),
+        sorted(domain.tastes.items()),
+        sorted(domain.complaints.items()),
+    ]
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
 
 
 def _problem(words: dict[str, Any]) -> str | None:

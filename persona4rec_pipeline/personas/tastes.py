@@ -18,6 +18,8 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 # How much closer to a taste than idle talk a sentence must be, in cosine, to be about that taste. Of the sentences of
 # real reviews about a third pass; read by eye, those below mostly do not belong to the taste that is closest to them.
 MIN_ADVANTAGE = 0.28
+# Cosines closer together than this do not decide between two tastes.
+NEAR_TIE = 0.1
 # What reviews of anything say. Some tastes are close to all of it ("read", "love", "story"); what they owe to that is
 # taken off, or they would win everywhere.
 _IDLE_TALK = (
@@ -72,6 +74,14 @@ class Tastes:
         return [
             found[taste] if advantage[row, taste] >= MIN_ADVANTAGE else None for row, taste in enumerate(best.tolist())
         ]
+
+    def nearest(self, centre: np.ndarray, are_complaints: bool, most: int) -> list[Taste]:
+        """The tastes (or complaints) that a group's centre (d,) may well be about: the closest, and its near ties."""
+        found = self._complaints if are_complaints else self._tastes
+        advantage = {taste.name: float(taste.vector @ centre) - taste.idle for taste in found}
+        ranked = sorted(found, key=lambda taste: (-advantage[taste.name], taste.name))
+        least = max(MIN_ADVANTAGE / 2, advantage[ranked[0].name] - NEAR_TIE)
+        return [taste for taste in ranked[:most] if advantage[taste.name] >= least]
 
     @staticmethod
     def _encoded(entries: Mapping[str, str], embed: Embed, idle: np.ndarray) -> list[Taste]:

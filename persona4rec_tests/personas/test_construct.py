@@ -92,21 +92,28 @@ def test_personas_never_carry_links_or_instructions_from_reviews():
         assert "h" not in persona.evidence_review_ids
 
 
-def test_a_models_wording_replaces_the_rules_only_where_it_passes_the_gate(tmp_path):
+def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
+    shown = []
+
     def answer(prompt):
-        if "dread" in prompt.messages[-1].content:
-            wording = ("Dark dread seeker", "This reader looks for dread, fear and dark corridors.")
-        else:
-            wording = ("Gardening lover", "This reader looks for tomatoes, compost, spades and greenhouses.")
-        return json.dumps(dict(zip(("name", "description"), wording, strict=True)))
+        shown.append(prompt.choices)
+        return prompt.choices[0]
 
     with scripted_model(answer, "compact", tmp_path) as model:
         personas = build(item(*gothic_and_comic_reviews()), model=model)
-    accepted = [persona for persona in personas if persona.source == "llm"]
-    assert [persona.name for persona in accepted] == ["Dark dread seeker"]
-    assert accepted[0].evidence_review_ids[0][0] == "d"
-    refused = [persona for persona in personas if persona.source == "extractive"]
-    assert refused and all("support" in p.fallback_reason or "taken" in p.fallback_reason for p in refused)
+    assert shown and all(list(choices) == sorted(choices) and 2 <= len(choices) <= 4 for choices in shown)
+    decided = [persona for persona in personas if persona.source == "llm"]
+    assert decided and all(any(persona.name.startswith(choices[0]) for choices in shown) for persona in decided)
+    assert len({persona.name for persona in personas}) == len(personas)
+
+
+def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path):
+    with scripted_model(lambda prompt: "something else", "compact", tmp_path) as model:
+        personas = build(item(*gothic_and_comic_reviews()), model=model)
+    refused = [persona for persona in personas if persona.fallback_reason]
+    assert refused and all("none of the choices" in persona.fallback_reason for persona in refused)
+    by_rules = build(item(*gothic_and_comic_reviews()))
+    assert [persona.name for persona in personas] == [persona.name for persona in by_rules]
 
 
 def test_personas_of_the_full_profile_keep_the_evidence_that_the_model_named(tmp_path):
