@@ -281,10 +281,15 @@ def _chosen_by_model(
 
 
 def _tastes_of(group: Group, siblings: Sequence[Group], tastes: Tastes) -> list[Taste]:
-    """What the model may choose from: the near ties, without the tastes of the item's other groups."""
+    """What the model may choose from: the group's taste and its near ties, without the tastes of the item's other groups.
+
+    Empty for a group without a taste: talk about nothing in particular would get one by chance.
+    """
+    if group.taste is None:
+        return []
     others = {other.taste.name for other in siblings if other is not group and other.taste is not None}
     near = tastes.nearest(group.centre, group.polarity == "critical", MAX_TASTES)
-    if group.taste is not None and group.taste.name not in {taste.name for taste in near}:
+    if group.taste.name not in {taste.name for taste in near}:
         near.append(group.taste)
     return [taste for taste in near if taste.name not in others]
 

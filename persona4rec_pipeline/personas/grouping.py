@@ -101,8 +101,8 @@ def group_evidence(
 
     vectors: float32 (len(evidence), d), unit length. Sentences that are about one taste of the domain are one group. The
     sentences of reviews that are about none are grouped by similarity (Ward's method on unit vectors, then groups whose
-    centres have a cosine of `merge_similarity` or more are joined); such groups stand behind those with a taste. Never
-    more than `most_groups`, and no more than one per two reviews (but two as soon as there are two), so that the number
+    centres have a cosine of `merge_similarity` or more are joined); such groups count only where fewer than two
+    have a taste. Never more than `most_groups`, and no more than one per two reviews (but two as soon as there are two), so that the number
     follows the variety and the weight of what was said; a complaint keeps a place if there is any.
     """
     if not evidence:
@@ -113,6 +113,9 @@ def group_evidence(
     for is_for in (True, False):
         rows = [row for row, sentence in enumerate(evidence) if sentence.is_for == is_for]
         groups += _by_taste([evidence[row] for row in rows], vectors[rows], tastes, is_for, wanted, merge_similarity)
+    # Talk about nothing in particular makes a persona only where there is nothing better.
+    if sum(group.taste is not None for group in groups) >= 2:
+        groups = [group for group in groups if group.taste is not None]
     # By reviews and not by sentences: one talkative reviewer is one voice.
     groups.sort(
         key=lambda group: (

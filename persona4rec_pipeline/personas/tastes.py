@@ -19,7 +19,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 # real reviews about a third pass; read by eye, those below mostly do not belong to the taste that is closest to them.
 MIN_ADVANTAGE = 0.28
 # Cosines closer together than this do not decide between two tastes.
-NEAR_TIE = 0.1
+NEAR_TIE = 0.05
 # What reviews of anything say. Some tastes are close to all of it ("read", "love", "story"); what they owe to that is
 # taken off, or they would win everywhere.
 _IDLE_TALK = (
@@ -54,8 +54,9 @@ class Taste:
 class Tastes:
     """The tastes and complaints of one domain."""
 
-    def __init__(self, domain: Domain, embed: Embed):
-        """embed: texts -> float32 (n, d), unit length."""
+    def __init__(self, domain: Domain, embed: Embed, near_tie: float = NEAR_TIE):
+        """embed: texts -> float32 (n, d), unit length; near_tie: cosine below which two tastes are a tie."""
+        self._near_tie = near_tie
         idle = embed(list(_IDLE_TALK))
         self._tastes = self._encoded(domain.tastes, embed, idle)
         self._complaints = self._encoded(domain.complaints, embed, idle)
@@ -80,7 +81,7 @@ class Tastes:
         found = self._complaints if are_complaints else self._tastes
         advantage = {taste.name: float(taste.vector @ centre) - taste.idle for taste in found}
         ranked = sorted(found, key=lambda taste: (-advantage[taste.name], taste.name))
-        least = max(MIN_ADVANTAGE / 2, advantage[ranked[0].name] - NEAR_TIE)
+        least = advantage[ranked[0].name] - self._near_tie
         return [taste for taste in ranked[:most] if advantage[taste.name] >= least]
 
     @staticmethod

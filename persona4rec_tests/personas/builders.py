@@ -11,7 +11,7 @@ import numpy as np
 from persona4rec_pipeline.personas.construct import ItemEvidence
 from persona4rec_pipeline.personas.domains import get_domain
 from persona4rec_pipeline.personas.grouping import TrainReview
-from persona4rec_pipeline.personas.tastes import Tastes
+from persona4rec_pipeline.personas.tastes import NEAR_TIE, Tastes
 from persona4rec_pipeline.personas.text import content_words
 from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.settings import PersonaSettings
@@ -77,5 +77,5 @@ def statistics_of(*items: ItemEvidence) -> PhraseStatistics:
     return PhraseStatistics.of((entry.text for item in items for entry in item.reviews), BOOK)
 
 
-def tastes() -> Tastes:
-    return Tastes(BOOK, embed_words)
+def tastes(near_tie: float = NEAR_TIE) -> Tastes:
+    return Tastes(BOOK, embed_words, near_tie)

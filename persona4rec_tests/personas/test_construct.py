@@ -12,6 +12,7 @@ from persona4rec_pipeline.personas.construct import (
     construct_personas,
     persona_identifier,
 )
+from persona4rec_pipeline.personas.tastes import NEAR_TIE
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.generation.scripted import ScriptedEngine
 from persona4rec_tests.personas.builders import (
@@ -100,7 +101,7 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
         return prompt.choices[0]
 
     with scripted_model(answer, "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, near_tie=1.0)
     assert shown and all(list(choices) == sorted(choices) and 2 <= len(choices) <= 4 for choices in shown)
     decided = [persona for persona in personas if persona.source == "llm"]
     assert decided and all(any(persona.name.startswith(choices[0]) for choices in shown) for persona in decided)
@@ -109,7 +110,7 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
 
 def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path):
     with scripted_model(lambda prompt: "something else", "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, near_tie=1.0)
     refused = [persona for persona in personas if persona.fallback_reason]
     assert refused and all("none of the choices" in persona.fallback_reason for persona in refused)
     by_rules = build(item(*gothic_and_comic_reviews()))
