@@ -31,9 +31,9 @@ TEMPLATES = Templates(
 )
 
 
-def build(*items, model=None, settings=SETTINGS):
+def build(*items, model=None, settings=SETTINGS, near_tie=NEAR_TIE):
     return construct_personas(
-        items, statistics_of(*items), tastes(), embed_words, settings, BOOK, 4.0, model, TEMPLATES
+        items, statistics_of(*items), tastes(near_tie), embed_words, settings, BOOK, 4.0, model, TEMPLATES
     )
 
 
