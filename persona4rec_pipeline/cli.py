@@ -49,7 +49,6 @@ def main() -> None:
     """Entry point: known problems become one clear line and exit code 1, unknown ones a traceback."""
     # vLLM's engine process and tokenisers speak at length; the user has asked for recommendations.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     try:
         app()
     except (SettingsError, OSError) as error:

@@ -28,10 +28,6 @@ from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
 ROOMS = (reviews, personas, alignment, encoder, index, evaluation)
 OWNERS = ["team:persona4rec"]
 
-# No library reports usage unless the user asks for it.
-for _variable in ("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_variable, "true" if _variable.startswith("MLFLOW") else "1")
-
 
 def build_definitions(settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Fresh definitions for these settings; `resources` replaces resources by name.
@@ -40,6 +36,10 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
     that depend on it as out of date.
     """
     settings = settings or load_settings()
+    # Caches of libraries belong to the state directory too; nothing is written elsewhere.
+    os.environ.setdefault("MPLCONFIGDIR", str(settings.home / "cache" / "matplotlib"))
+    os.environ.setdefault("VLLM_CACHE_ROOT", str(settings.home / "cache" / "vllm"))
+    os.environ.setdefault("VLLM_CONFIG_ROOT", str(settings.home / "cache" / "vllm"))
     versions = {name: version for room in ROOMS for name, version in room.code_versions(settings).items()}
     assets = dg.map_asset_specs(
         lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()], owners=OWNERS),

@@ -88,8 +88,6 @@ def prepare_dagster_home(settings: Settings) -> Path:
         target.unlink(missing_ok=True)  # a link whose checkout has moved away
         target.symlink_to(configuration)
     os.environ["DAGSTER_HOME"] = str(home)
-    # Also where an installed package has no dagster.yaml beside it.
-    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     return home
 
 
