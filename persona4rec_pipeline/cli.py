@@ -376,7 +376,7 @@ def _index(effective: Settings) -> PersonaIndex:
 
 
 def _profile(effective: Settings, index: PersonaIndex, history: Path) -> Any:
-    from persona4rec_pipeline.encoder.encoding import Encoder
+    from persona4rec_pipeline.embedding import Encoder
     from persona4rec_pipeline.serving.history import parse_history, profile_from_history
 
     try:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from persona4rec_pipeline.encoder.encoding import fingerprint, model_folder
+from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.tracking import Tracking, TrackingError
 from persona4rec_tests.encoder.builders import BASE
 

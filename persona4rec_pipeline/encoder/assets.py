@@ -16,7 +16,7 @@ import dagster as dg
 import numpy as np
 
 from persona4rec_pipeline.automation import CATALOGS
-from persona4rec_pipeline.encoder.encoding import Encoder, fingerprint, model_folder
+from persona4rec_pipeline.embedding import Encoder, fingerprint, model_folder
 from persona4rec_pipeline.encoder.pairs import (
     TRAINING_VERSION,
     pairs_fingerprint,

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from persona4rec_pipeline.encoder.encoding import EncoderError, fast_precision, fingerprint, load_model
+from persona4rec_pipeline.embedding import EncoderError, fast_precision, fingerprint, load_model
 from persona4rec_pipeline.settings import EncoderSettings
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The tables of vectors: which texts are encoded, and which vectors are kept because their text is the same.
 
 Belongs here: `persona_vectors` and `interaction_vectors` of one catalogue. Does not belong here: the wording
-(`texts.py`), the model (`encoding.py`), profiles and scores (`index/scoring.py`).
+(`texts.py`), the model (`embedding.py`), profiles and scores (`index/scoring.py`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import json
 
 import dagster as dg
 
-from persona4rec_pipeline.encoder.encoding import Encoder
+from persona4rec_pipeline.embedding import Encoder
 from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS

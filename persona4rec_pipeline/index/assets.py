@@ -5,7 +5,7 @@ import json
 
 import dagster as dg
 
-from persona4rec_pipeline.encoder.encoding import fingerprint, model_folder
+from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.index.build import build_index, uniform_fingerprint
 from persona4rec_pipeline.index.files import EncoderReference, Publication
 from persona4rec_pipeline.presentation import bar_chart, markdown_table

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from persona4rec_pipeline.encoder.encoding import Encoder
+from persona4rec_pipeline.embedding import Encoder
 from persona4rec_pipeline.encoder.texts import interaction_text
 from persona4rec_pipeline.index import PersonaIndex, UnknownItem
 from persona4rec_pipeline.index.scoring import user_profile

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.embedding import Encoder, fingerprint, model_folder
 from persona4rec_pipeline.encoder.assets import (
     ASSETS,
     code_versions,
@@ -12,7 +13,6 @@ from persona4rec_pipeline.encoder.assets import (
     persona_encoder,
     persona_vectors,
 )
-from persona4rec_pipeline.encoder.encoding import Encoder, fingerprint, model_folder
 from persona4rec_pipeline.encoder.pairs import read_training_pairs
 from persona4rec_pipeline.tracking import Tracking
 from persona4rec_tests.encoder.builders import BASE, filled_warehouse, settings

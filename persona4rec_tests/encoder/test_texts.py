@@ -71,7 +71,7 @@ def test_the_slots_are_those_that_aspects_have():
 
 def test_neither_texts_nor_the_encoder_module_import_torch_before_it_is_needed():
     code = (
-        "import sys, persona4rec_pipeline.encoder.texts, persona4rec_pipeline.encoder.encoding; "
+        "import sys, persona4rec_pipeline.encoder.texts, persona4rec_pipeline.embedding; "
         "assert not {'torch', 'transformers', 'sentence_transformers', 'dagster', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

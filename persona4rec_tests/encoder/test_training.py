@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from persona4rec_pipeline.encoder.encoding import Encoder, EncoderError, load_model, model_folder
+from persona4rec_pipeline.embedding import Encoder, EncoderError, load_model, model_folder
 from persona4rec_pipeline.encoder.training import (
     BatchBuilder,
     TrainingPair,

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from persona4rec_pipeline.encoder.encoding import Encoder, EncoderError, fingerprint, model_folder
+from persona4rec_pipeline.embedding import Encoder, EncoderError, fingerprint, model_folder
 from persona4rec_tests.encoder.builders import BASE, WORDS
 
 TEXTS = [" ".join(WORDS[: 1 + number % len(WORDS)]) + f" {number}" for number in range(20)]
@@ -64,7 +64,7 @@ def test_no_text_gives_no_vector(encoder):
 
 
 def test_progress_is_said_in_lines(encoder, monkeypatch):
-    monkeypatch.setattr("persona4rec_pipeline.encoder.encoding.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("persona4rec_pipeline.embedding.LINE_EVERY_S", 0.0)
     lines = []
     encoder.encode(TEXTS, lines.append)
     assert lines[-1].startswith("encoded 20/20 texts")
