@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from persona4rec_pipeline.automation import CATALOGS
-from persona4rec_pipeline.reviews.assets import ASSETS, code_versions, items, markdown_table, reviews, splits
+from persona4rec_pipeline.reviews.assets import ASSETS, code_versions, items, reviews, splits
 from persona4rec_pipeline.reviews.catalogs import register_catalog
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.reviews.builders import review
@@ -75,11 +75,3 @@ def test_code_versions_follow_the_settings_that_change_a_result_and_no_others():
     assert [name for name in plain if stricter[name] != plain[name]] == ["reviews"]
     larger = code_versions(load_settings({}, splits={"panel_fraction": 0.5}))
     assert [name for name in plain if larger[name] != plain[name]] == ["splits"]
-
-
-def test_no_text_breaks_a_table():
-    table = markdown_table(["a", "b"], [["x|y\n| z", "<b>*_`[link](u)`</b>" + "w" * 500], [None, "~~#!"]])
-    header, rule, first, second = table.splitlines()
-    assert header == "| a | b |" and rule == "| --- | --- |"
-    assert first.startswith(r"| x\|y \| z | &lt;b&gt;\*\_\`\[link\](u)\`") and len(first) < 200
-    assert second == r"|  | \~\~\#\! |"

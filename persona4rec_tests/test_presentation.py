@@ -1,0 +1,22 @@
+from persona4rec_pipeline.presentation import bar_chart, line_chart, markdown_table, markdown_text
+
+
+def test_no_text_breaks_a_table_or_becomes_markup():
+    hostile = "<b>*_`[link](u)`</b>" + "w" * 500
+    header, rule, first, second = markdown_table(["a", "b"], [["x|y\n| z", hostile], [None, "~~#!"]]).splitlines()
+    assert (header, rule) == ("| a | b |", "|---|---|")
+    assert first.startswith(r"| x\|y \| z | \<b\>\*\_\`\[link\](u)\`") and len(first) < 220
+    assert second == r"|  | \~\~\#\! |"
+
+
+def test_an_address_in_a_text_is_no_link():
+    assert "https://" not in markdown_text("see https://example.org")
+
+
+def test_numbers_have_four_digits():
+    assert markdown_table(["a"], [[0.123456]]).endswith("| 0.1235 |")
+
+
+def test_charts_are_images_inside_markdown():
+    for chart in (bar_chart(["a", "b"], [1, 2], "Bars", "n"), line_chart([1, 2], [3, 4], "Line", "x", "y")):
+        assert chart.startswith("![") and ";base64," in chart
