@@ -21,7 +21,7 @@ def markdown_text(value: Any, max_characters: int = 160) -> str:
     if len(line) > max_characters:
         line = line[: max_characters - 1].rstrip() + "…"
     # A bare address would still be made a link by most renderers.
-    line = re.sub(r"(https?|ftp)://", r"\1:​//", line)
+    line = re.sub(r"(https?|ftp)://", "\\1:\u200b//", line)
     return _MARKDOWN.sub(r"\\\1", line)
 
 
