@@ -110,15 +110,13 @@ def construct_personas(
     without, rules do. Deterministic but for the model.
     """
     groups = _group_items(items, tastes, embed, settings, domain, positive_rating)
-    extractive = _word_groups(items, groups, statistics, embed, domain)
-    if model is None or templates is None:
-        chosen = extractive
-    elif model.prompt_profile == "compact":
-        chosen = _chosen_by_model(
-            items, groups, extractive, statistics, tastes, embed, domain, model, templates.compact, on_progress
-        )
+    if model is not None and templates is not None and model.prompt_profile == "compact":
+        decided = _decide_tastes(items, groups, tastes, domain, model, templates.compact, on_progress)
+        chosen = _word_groups(items, decided, statistics, embed, domain)
     else:
-        chosen = _written_by_model(items, extractive, embed, settings, domain, model, templates, on_progress)
+        chosen = _word_groups(items, [_undecided(found) for found in groups], statistics, embed, domain)
+        if model is not None and templates is not None:
+            chosen = _written_by_model(items, chosen, embed, settings, domain, model, templates, on_progress)
     personas: list[Persona] = []
     for item, found in zip(items, chosen, strict=True):
         personas += _finish(item, found, embed, settings, domain)
@@ -187,15 +185,28 @@ def _group_items(
     return groups
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """A group with its final taste, who decided on it, and why the model's decision was not taken."""
+
+    group: Group
+    source: Literal["llm", "extractive"] = "extractive"
+    fallback_reason: str | None = None
+
+
+def _undecided(groups: Sequence[Group]) -> list[_Decided]:
+    return [_Decided(group) for group in groups]
+
+
 def _word_groups(
     items: Sequence[ItemEvidence],
-    groups: Sequence[Sequence[Group]],
+    groups: Sequence[Sequence[_Decided]],
     statistics: PhraseStatistics,
     embed: Embed,
     domain: Domain,
 ) -> list[list[Persona]]:
     candidates = [
-        [candidate_phrases(group, statistics, item.title, domain) for group in found]
+        [candidate_phrases(decided.group, statistics, item.title, domain) for decided in found]
         for item, found in zip(items, groups, strict=True)
     ]
     vocabulary = sorted({phrase for found in candidates for listed in found for phrase in listed})
@@ -205,79 +216,60 @@ def _word_groups(
     for item, found, listed in zip(items, groups, candidates, strict=True):
         taken: set[str] = set()
         personas: list[Persona] = []
-        for group, phrases_of_group in zip(found, listed, strict=True):
+        for decided, phrases_of_group in zip(found, listed, strict=True):
             rows = [row_of[phrase] for phrase in phrases_of_group]
-            chosen = choose_phrases(phrases_of_group, vectors[rows], group.centre)
-            wording = write_persona(group, chosen, item.title, domain, taken)
+            chosen = choose_phrases(phrases_of_group, vectors[rows], decided.group.centre)
+            wording = write_persona(decided.group, chosen, item.title, domain, taken)
             taken.add(wording.name.lower())
-            personas.append(_persona(item, wording, group, "extractive", [p.persona_id for p in personas]))
+            personas.append(_persona(item, wording, decided, [p.persona_id for p in personas]))
         worded.append(personas)
     texts = [persona.text for personas in worded for persona in personas]
-    support = iter(_support(embed(texts), [group.centre for found in groups for group in found]))
+    support = iter(_support(embed(texts), [decided.group.centre for found in groups for decided in found]))
     return [[replace(persona, support=next(support)) for persona in personas] for personas in worded]
 
 
-def _chosen_by_model(
+def _decide_tastes(
     items: Sequence[ItemEvidence],
     groups: Sequence[Sequence[Group]],
-    extractive: Sequence[Sequence[Persona]],
-    statistics: PhraseStatistics,
     tastes: Tastes,
-    embed: Embed,
     domain: Domain,
     model: LanguageModel,
     template: PromptTemplate,
     on_progress: Callable[[str], None] | None,
-) -> list[list[Persona]]:
+) -> list[list[_Decided]]:
     """The compact profile: rules find the groups, the model says which of the closest tastes each is about.
 
-    The persona is then worded by rules around that taste. Groups with fewer than two tastes to choose from are not asked
-    about, and stay extractive without a reason: nothing was rejected.
+    Groups with fewer than two tastes to choose from are not asked about, and stay extractive without a reason: nothing
+    was rejected.
     """
-    flat = [
-        (item, group, persona)
-        for item, found, personas in zip(items, groups, extractive, strict=True)
-        for group, persona in zip(found, personas, strict=True)
-    ]
-    options = [_tastes_of(group, found, tastes) for found in groups for group in found]
+    options = [[_tastes_of(group, found, tastes) for group in found] for found in groups]
     requests = [
         _compact_request(item, group, [taste.name for taste in near], domain, template)
-        for (item, group, _), near in zip(flat, options, strict=True)
+        for item, found, listed in zip(items, groups, options, strict=True)
+        for group, near in zip(found, listed, strict=True)
         if len(near) > 1
     ]
     answers = model.generate(requests, on_progress=on_progress)
-    chosen: list[list[Group]] = []
-    outcomes: list[tuple[bool, str | None]] = []
-    remaining = iter(options)
-    for found in groups:
-        taken: set[tuple[Polarity, str]] = set()
-        decided: list[Group] = []
-        for group in found:
-            near = next(remaining)
+    decided: list[list[_Decided]] = []
+    for found, listed in zip(groups, options, strict=True):
+        taken: set[str] = set()
+        of_item: list[_Decided] = []
+        for group, near in zip(found, listed, strict=True):
             answer = next(answers) if len(near) > 1 else None
-            taste, problem = group.taste, None
+            outcome = _Decided(group)
             if answer is not None and not answer.ok:
-                problem = answer.reason
+                outcome = _Decided(group, fallback_reason=answer.reason)
+            elif answer is not None and answer.value in taken:
+                reason = "another persona of the item is about the taste that the model chose"
+                outcome = _Decided(group, fallback_reason=reason)
             elif answer is not None:
                 picked = next(taste for taste in near if taste.name == answer.value)
-                if (group.polarity, picked.name) in taken:
-                    problem = "another persona of the item is about the taste that the model chose"
-                else:
-                    taste = picked
-            if taste is not None:
-                taken.add((group.polarity, taste.name))
-            decided.append(replace(group, taste=taste))
-            outcomes.append((answer is not None and problem is None, problem))
-        chosen.append(decided)
-    worded = _word_groups(items, chosen, statistics, embed, domain)
-    settled = iter(outcomes)
-    return [
-        [
-            replace(persona, source="llm" if by_model else "extractive", fallback_reason=problem)
-            for persona, (by_model, problem) in zip(personas, settled)  # noqa: B905 - one outcome per persona, over all items
-        ]
-        for personas in worded
-    ]
+                outcome = _Decided(replace(group, taste=picked), source="llm")
+            if outcome.group.taste is not None:
+                taken.add(outcome.group.taste.name)
+            of_item.append(outcome)
+        decided.append(of_item)
+    return decided
 
 
 def _tastes_of(group: Group, siblings: Sequence[Group], tastes: Tastes) -> list[Taste]:
@@ -420,13 +412,8 @@ def _finish(
     return kept
 
 
-def _persona(
-    item: ItemEvidence,
-    wording: Wording,
-    group: Group,
-    source: Literal["llm", "extractive"],
-    taken: Iterable[str],
-) -> Persona:
+def _persona(item: ItemEvidence, wording: Wording, decided: _Decided, taken: Iterable[str]) -> Persona:
+    group = decided.group
     return Persona(
         item.item_id,
         persona_identifier(wording.name, taken),
@@ -437,7 +424,8 @@ def _persona(
         tuple(group.review_ids),
         tuple(tidy(sentence.text, MAX_QUOTE_CHARACTERS) for sentence in group.evidence[:MAX_QUOTES]),
         None,
-        source,
+        decided.source,
+        decided.fallback_reason,
     )
 
 

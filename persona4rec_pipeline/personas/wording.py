@@ -154,7 +154,7 @@ def summary_wording(title: str, summary: str, categories: Sequence[str], domain:
     """The persona of an item that nobody has praised yet: whoever looks for what its summary tells."""
     kind = next((c for c in reversed(categories) if not set(words(c)) <= domain.generic_words and words(c)), "")
     name = f"{kind[:40].strip().capitalize()} {domain.person}" if kind else f"Curious {domain.person}"
-    looks_for = f"{kind}" if kind else f"a {domain.item} such as this"
+    looks_for = f"a {domain.item} in {kind}" if kind else f"a {domain.item} such as this"
     return Wording(
         name,
         f"This {domain.person} looks for {looks_for}. {summary}",
