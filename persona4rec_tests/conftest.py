@@ -22,4 +22,7 @@ def home_with_model(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     if given := os.environ.get("PERSONA4REC_TEST_MODELS"):
         (home / "models").symlink_to(Path(given).absolute())
+    else:
+        # Whoever needs the model first converts it here, whichever tests run.
+        (home / "models").mkdir()
     return home

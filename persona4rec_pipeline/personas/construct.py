@@ -106,8 +106,8 @@ def construct_personas(
 ) -> list[Persona]:
     """The personas of a batch of items, one to `settings.max_personas` each, in the order of the items.
 
-    embed: texts -> float32 (n, d), unit length. With `model` (and `templates`) the model words or writes the personas;
-    without, rules do. Deterministic but for the model.
+    embed: texts -> float32 (n, d), unit length. With `model` (and `templates`) the model decides on tastes (compact
+    profile) or writes the personas (full profile); without, rules do both. Deterministic but for the model.
     """
     groups = _group_items(items, tastes, embed, settings, domain, positive_rating)
     if model is not None and templates is not None and model.prompt_profile == "compact":
@@ -117,9 +117,13 @@ def construct_personas(
         chosen = _word_groups(items, [_undecided(found) for found in groups], statistics, embed, domain)
         if model is not None and templates is not None:
             chosen = _written_by_model(items, chosen, embed, settings, domain, model, templates, on_progress)
+    # One call for the whole batch: the encoder is slow on handfuls.
+    vectors = embed([persona.text for found in chosen for persona in found])
     personas: list[Persona] = []
+    start = 0
     for item, found in zip(items, chosen, strict=True):
-        personas += _finish(item, found, embed, settings, domain)
+        personas += _finish(item, found, vectors[start : start + len(found)], settings, domain)
+        start += len(found)
     return personas
 
 
@@ -369,11 +373,13 @@ def _accept(
 
 
 def _finish(
-    item: ItemEvidence, personas: Sequence[Persona], embed: Embed, settings: PersonaSettings, domain: Domain
+    item: ItemEvidence, personas: Sequence[Persona], vectors: np.ndarray, settings: PersonaSettings, domain: Domain
 ) -> list[Persona]:
-    """Unite near-duplicates, and see to it that somebody can take to the item."""
+    """Unite near-duplicates, and see to it that somebody can take to the item.
+
+    vectors: float32 (len(personas), d), unit length, of the personas' texts.
+    """
     kept: list[Persona] = []
-    vectors = embed([persona.text for persona in personas])
     rows: list[int] = []
     for row, persona in enumerate(personas):
         twin = next(
