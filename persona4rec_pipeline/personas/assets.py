@@ -3,28 +3,17 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
-from persona4rec_pipeline.personas.aspects import (
-    PROMPTS,
-    SLOTS,
-    Aspects,
-    aspects_request,
-    check_aspects,
-    extract_aspects,
-    ground_aspects,
-)
-from persona4rec_pipeline.personas.construct import ItemEvidence, Persona, Templates, construct_personas
+from persona4rec_pipeline.personas.aspects import PROMPTS, SLOTS
 from persona4rec_pipeline.personas.domains import Domain, bundled_domains, domain_fingerprint, get_domain
-from persona4rec_pipeline.personas.grouping import TrainReview
+from persona4rec_pipeline.personas.refresh import refresh_aspects, refresh_personas
 from persona4rec_pipeline.personas.summaries import (
     MAX_FACTS_CHARACTERS,
     ItemFacts,
@@ -36,15 +25,11 @@ from persona4rec_pipeline.personas.summaries import (
     summary_request,
     usable_sentences,
 )
-from persona4rec_pipeline.personas.tastes import Tastes
-from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.presentation import bar_chart, markdown_table, markdown_text
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
 LOGIC_VERSION = "1"
-# Items whose sentences are embedded and grouped together: bounds the memory, keeps the encoder's batches full.
-ITEMS_PER_BATCH = 64
 # Train reviews read for the summary of an item that has no metadata.
 REVIEWS_PER_SUMMARY = 30
 
@@ -65,73 +50,38 @@ def review_aspects(
 ) -> dg.MaterializeResult:
     catalog = context.partition_key
     domain = catalog_domain(warehouse, settings, catalog)
-    reviews = warehouse.rows(
-        """SELECT reviews.review_id, reviews.item_id, reviews.user_id, coalesce(items.title, ''), reviews.text
-           FROM reviews JOIN splits USING (catalog, review_id)
-           LEFT JOIN items ON items.catalog = reviews.catalog AND items.item_id = reviews.item_id
-           WHERE reviews.catalog = ? AND splits.split = 'train' ORDER BY reviews.item_id, reviews.review_id""",
+    model = None if language_model.is_extractive else language_model
+    version = _row_version(settings, "review_aspects")
+    refreshed = refresh_aspects(warehouse, catalog, domain, version, settings, model, context.log.info)
+    total, from_model, fallbacks, evidence, *filled = warehouse.rows(
+        "SELECT count(*), count(*) FILTER (WHERE source = 'llm'), count(fallback_reason), "
+        "count(*) FILTER (WHERE is_evidence), "
+        f"{', '.join(f'count({name})' for name in SLOTS)} FROM review_aspects WHERE catalog = ?",
+        [catalog],
+    )[0]
+    sample = warehouse.rows(
+        f"SELECT {', '.join(SLOTS)}, source FROM review_aspects WHERE catalog = ? ORDER BY md5(review_id) LIMIT 8",
         [catalog],
     )
-    context.log.info(f"{len(reviews)} train reviews to read")
-    fallbacks: Counter[str] = Counter()
-    if language_model.is_extractive:
-        found = [extract_aspects(text, domain) for *_, text in reviews]
-    else:
-        template = PromptTemplate.load(PROMPTS, f"review_aspects.{language_model.prompt_profile}.jinja")
-        asked = [
-            aspects_request(
-                f"{catalog}/review/{review_id}", title, text, domain, language_model.prompt_profile, template
-            )
-            for review_id, _, _, title, text in reviews
-        ]
-        answers = language_model.generate(
-            [request for request in asked if request is not None], check=check_aspects, on_progress=context.log.info
-        )
-        found = []
-        for (*_, text), request in zip(reviews, asked, strict=True):
-            if request is None:
-                found.append(Aspects(dict.fromkeys(SLOTS), "extractive"))
-                continue
-            answer = next(answers)
-            aspects = ground_aspects(answer.value if answer.ok else {}, text, domain)
-            if aspects.source == "extractive":
-                fallbacks[answer.reason or "nothing in the answer stands in the review"] += 1
-            found.append(aspects)
-    rows = [
-        (
-            catalog,
-            review_id,
-            item_id,
-            user_id,
-            *(
-                part
-                for slot in (aspects.slots[name] for name in SLOTS)
-                for part in ((slot.value, [slot.start, slot.end]) if slot else (None, None))
-            ),
-            aspects.null_fraction <= settings.personas.max_null_fraction,
-            aspects.source,
-        )
-        for (review_id, item_id, user_id, _, _), aspects in zip(reviews, found, strict=True)
-    ]
-    slots = [column for name in SLOTS for column in (name, f"{name}_span")]
-    columns = ["catalog", "review_id", "item_id", "user_id", *slots, "is_evidence", "source"]
-    warehouse.replace("review_aspects", pd.DataFrame(rows, columns=columns), catalog)
-    filled = {name: sum(aspects.slots[name] is not None for aspects in found) for name in SLOTS}
-    sample = [(row[3], *row[4:12:2], row[-1]) for row in rows[:: max(1, len(rows) // 8)][:8]]
+    slots = [name.split("_")[0] for name in SLOTS]
     return dg.MaterializeResult(
         metadata={
-            "reviews": len(rows),
-            "from_model": sum(aspects.source == "llm" for aspects in found),
-            "fallbacks": sum(fallbacks.values()),
-            "fallback_reasons": dg.MetadataValue.md(markdown_table(["reason", "reviews"], fallbacks.most_common(6))),
-            "evidence": sum(row[-2] for row in rows),
-            "filled_slots": dg.MetadataValue.md(bar_chart([n.split("_")[0] for n in SLOTS], list(filled.values()),
-                                                          "Filled slots", "reviews")),
-            "preview": dg.MetadataValue.md(markdown_table(["user", *SLOTS, "source"], sample, 60)),
+            "reviews": total,
+            "read_now": refreshed.made,
+            "removed": refreshed.removed,
+            "from_model": from_model,
+            "fallbacks": fallbacks,
+            "fallback_reasons": _reasons(refreshed.fallbacks, "reviews"),
+            "evidence": evidence,
+            "filled_slots": dg.MetadataValue.md(bar_chart(slots, filled, "Filled slots", "reviews")),
+            "preview": dg.MetadataValue.md(markdown_table([*SLOTS, "source"], sample, 60)),
+            "dagster/partition_row_count": total,
             **_generation_metadata(language_model, "review_aspects"),
         },
-        data_version=dg.DataVersion(warehouse.content_version("review_aspects", catalog)),
-    )  # fmt: skip
+        data_version=dg.DataVersion(
+            warehouse.content_version("review_aspects", catalog, ignore=["made_from", "fallback_reason"])
+        ),
+    )
 
 
 @dg.asset(
@@ -209,55 +159,41 @@ def personas(
 ) -> dg.MaterializeResult:
     catalog = context.partition_key
     domain = catalog_domain(warehouse, settings, catalog)
-    train_texts = """SELECT reviews.text FROM reviews JOIN splits USING (catalog, review_id)
-                     WHERE reviews.catalog = ? AND splits.split = 'train' ORDER BY review_id"""
-    statistics = PhraseStatistics.of((text for (text,) in warehouse.rows(train_texts, [catalog])), domain)
-    tastes = Tastes(domain, text_encoder.encode)
     model = None if language_model.is_extractive else language_model
-    templates = Templates(
-        PromptTemplate.load(PROMPTS, "personas.compact.jinja"), PromptTemplate.load(PROMPTS, "personas.full.jinja")
+    version = _row_version(settings, "personas")
+    refreshed = refresh_personas(warehouse, catalog, domain, version, settings, model, text_encoder, context.log.info)
+    histogram = warehouse.rows(
+        "SELECT size, count(*) FROM (SELECT count(*) AS size FROM personas WHERE catalog = ? GROUP BY item_id) "
+        "GROUP BY size ORDER BY size",
+        [catalog],
     )
-    made: list[Persona] = []
-    reviews_of: dict[str, int] = {}
-    for batch in _item_batches(warehouse, catalog):
-        made += construct_personas(
-            batch,
-            statistics,
-            tastes,
-            text_encoder.encode,
-            settings.personas,
-            domain,
-            settings.reviews.positive_rating,
-            model,
-            templates,
-            on_progress=context.log.info,
-        )
-        reviews_of.update({item.item_id: len(item.reviews) for item in batch})
-        context.log.info(f"{len(reviews_of)} items, {len(made)} personas")
-    warehouse.replace("personas", _persona_frame(catalog, made), catalog)
-    per_item = Counter(persona.item_id for persona in made)
-    histogram = Counter(per_item.values())
-    sources = Counter(persona.source for persona in made)
-    reasons = Counter(persona.fallback_reason for persona in made if persona.fallback_reason)
-    sizes = sorted(histogram)
+    items = sum(count for _, count in histogram)
+    total = sum(size * count for size, count in histogram)
+    polarity = warehouse.rows(
+        "SELECT polarity, count(*) AS personas FROM personas WHERE catalog = ? GROUP BY polarity ORDER BY personas DESC",
+        [catalog],
+    )
+    from_model, fallbacks = warehouse.rows(
+        "SELECT count(*) FILTER (WHERE source = 'llm'), count(fallback_reason) FROM personas WHERE catalog = ?",
+        [catalog],
+    )[0]
+    sizes, counts = [size for size, _ in histogram], [count for _, count in histogram]
     return dg.MaterializeResult(
         metadata={
-            "items": len(per_item),
-            "personas": len(made),
-            "personas_per_item": float(np.mean(list(per_item.values()))) if per_item else 0.0,
-            "from_model": sources["llm"],
-            "fallbacks": sum(reasons.values()),
-            "fallback_reasons": dg.MetadataValue.md(markdown_table(["reason", "personas"], reasons.most_common(8))),
-            "polarity": dg.MetadataValue.md(
-                markdown_table(["polarity", "personas"], Counter(persona.polarity for persona in made).most_common())
-            ),
-            "personas_per_item_histogram": dg.MetadataValue.md(
-                bar_chart(sizes, [histogram[size] for size in sizes], "Personas per item", "items")
-            ),
-            "sample": dg.MetadataValue.md(_sample(made)),
+            "items": items,
+            "items_made_now": refreshed.made,
+            "personas": total,
+            "personas_per_item": total / items if items else 0.0,
+            "from_model": from_model,
+            "fallbacks": fallbacks,
+            "fallback_reasons": _reasons(refreshed.fallbacks, "personas"),
+            "polarity": dg.MetadataValue.md(markdown_table(["polarity", "personas"], polarity)),
+            "personas_per_item_histogram": dg.MetadataValue.md(bar_chart(sizes, counts, "Personas per item", "items")),
+            "sample": dg.MetadataValue.md(_sample(warehouse, catalog)),
+            "dagster/partition_row_count": total,
             **_generation_metadata(language_model, "personas"),
         },
-        data_version=dg.DataVersion(warehouse.content_version("personas", catalog)),
+        data_version=dg.DataVersion(warehouse.content_version("personas", catalog, ignore=["fallback_reason"])),
     )
 
 
@@ -330,82 +266,31 @@ def _read_facts(warehouse: Database, catalog: str, domain: Domain) -> list[ItemF
     ]
 
 
-def _item_batches(warehouse: Database, catalog: str) -> Iterator[list[ItemEvidence]]:
-    """The catalogue's items with their evidence, a batch at a time, no lock held while a batch is worked on."""
-    last = ""
-    while True:
-        with warehouse.read() as connection:
-            items = connection.execute(
-                """SELECT item_summaries.item_id, item_summaries.title, item_summaries.summary, items.categories
-                   FROM item_summaries JOIN items USING (catalog, item_id)
-                   WHERE catalog = ? AND item_id > ? ORDER BY item_id LIMIT ?""",
-                [catalog, last, ITEMS_PER_BATCH],
-            ).fetchall()
-            if not items:
-                return
-            reviews = connection.execute(
-                f"""SELECT reviews.item_id, review_id, reviews.text, reviews.is_positive, reviews.rating,
-                           {", ".join(f"review_aspects.{name}" for name in SLOTS)}
-                    FROM reviews JOIN review_aspects USING (catalog, review_id) JOIN splits USING (catalog, review_id)
-                    WHERE catalog = ? AND review_aspects.is_evidence AND splits.split = 'train'
-                      AND reviews.item_id BETWEEN ? AND ? ORDER BY reviews.item_id, review_id""",
-                [catalog, items[0][0], items[-1][0]],
-            ).fetchall()
-        reviews_of: dict[str, list[TrainReview]] = defaultdict(list)
-        tuples_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for item_id, review_id, text, is_positive, rating, *values in reviews:
-            reviews_of[item_id].append(TrainReview(review_id, text, is_positive, rating))
-            said = "; ".join(f"{name.replace('_', ' ')}: {v}" for name, v in zip(SLOTS, values, strict=True) if v)
-            verdict = "liked" if is_positive else "not liked"
-            tuples_of[item_id].append((review_id, f"({verdict}) {said}"))
-        yield [
-            ItemEvidence(
-                catalog,
-                item_id,
-                title,
-                summary,
-                tuple(categories or ()),
-                tuple(reviews_of[item_id]),
-                tuple(tuples_of[item_id]),
-            )
-            for item_id, title, summary, categories in items
-        ]
-        last = items[-1][0]
+def _row_version(settings: Settings, asset: str) -> str:
+    """What a row remembers of how it was made. Unlike the code version with the number of retries, so that a higher one
+    gives the failed ones another try in the next run, while the ledger keeps what succeeded from being paid again."""
+    retries = "" if settings.generation.engine == "extractive" else settings.generation.max_retries
+    return f"{code_versions(settings)[asset]} {retries}"
 
 
-def _persona_frame(catalog: str, made: list[Persona]) -> pd.DataFrame:
-    columns = [
-        "catalog", "item_id", "persona_id", "name", "description", "preference_rationale", "polarity",
-        "evidence_review_ids", "quotes", "support", "source", "fallback_reason",
-    ]  # fmt: skip
-    rows = [
-        (
-            catalog,
-            persona.item_id,
-            persona.persona_id,
-            persona.name,
-            persona.description,
-            persona.preference_rationale,
-            persona.polarity,
-            list(persona.evidence_review_ids),
-            list(persona.quotes),
-            persona.support,
-            persona.source,
-            persona.fallback_reason,
-        )
-        for persona in made
-    ]
-    return pd.DataFrame(rows, columns=columns)
+def _reasons(fallbacks: Counter[str], what: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_table(["reason, in this run", what], fallbacks.most_common(8)))
 
 
-def _sample(made: list[Persona]) -> str:
+def _sample(warehouse: Database, catalog: str) -> str:
+    """Three personas with their quotes, the same ones as long as the personas stay the same."""
+    rows = warehouse.rows(
+        """SELECT item_summaries.title, name, polarity, personas.source, description, preference_rationale, quotes
+           FROM personas JOIN item_summaries USING (catalog, item_id)
+           WHERE catalog = ? ORDER BY md5(item_id || persona_id) LIMIT 3""",
+        [catalog],
+    )
     parts = []
-    for persona in made[:: max(1, len(made) // 3)][:3]:
-        quotes = "\n".join(f"> {markdown_text(quote, 220)}\n" for quote in persona.quotes)
+    for title, name, polarity, source, description, rationale, quotes in rows:
+        said = "\n".join(f"> {markdown_text(quote, 220)}\n" for quote in quotes)
         parts.append(
-            f"**{markdown_text(persona.name)}** ({persona.polarity}, {persona.source}, item "
-            f"{markdown_text(persona.item_id)})\n\n{markdown_text(persona.description, 600)}\n\n"
-            f"*{markdown_text(persona.preference_rationale, 320)}*\n\n{quotes}"
+            f"**{markdown_text(name)}** ({polarity}, {source}) of *{markdown_text(title)}*\n\n"
+            f"{markdown_text(description, 600)}\n\n*{markdown_text(rationale, 320)}*\n\n{said}"
         )
     return "\n\n---\n\n".join(parts)
 

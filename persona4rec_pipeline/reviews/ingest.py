@@ -23,10 +23,9 @@ import duckdb
 
 from persona4rec_pipeline.reviews.catalogs import PENDING, Catalog, format_of, source_fingerprint
 from persona4rec_pipeline.reviews.files import SourceError
-from persona4rec_pipeline.reviews.partitions import replace_changed_rows
 from persona4rec_pipeline.reviews.sources import stage_items, stage_reviews
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.warehouse import Database
+from persona4rec_pipeline.warehouse import Database, replace_changed_rows
 
 REASONS_SHOWN = 3
 # A staging folder this old, in seconds, belongs to an ingest that was killed.
@@ -101,7 +100,7 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
         _export_rejects(stage, "reviews", catalog, folder)
         with database.write() as warehouse:
             incoming = f"SELECT * FROM {_parquet(folder / 'reviews.parquet')}"
-            replace_changed_rows(warehouse, "reviews", "review_id", incoming, catalog.name)
+            replace_changed_rows(warehouse, "reviews", incoming, "catalog = $catalog", {"catalog": catalog.name})
             _replace_rejects(warehouse, "reviews", catalog, folder)
             warehouse.execute(
                 "UPDATE catalogs SET source_fingerprint = ? WHERE catalog = ?", [PENDING + fingerprint, catalog.name]
@@ -156,7 +155,7 @@ def ingest_items(database: Database, settings: Settings, catalog: Catalog) -> In
                     "Ingest its reviews first."
                 )
             incoming = "SELECT * EXCLUDE (is_described) FROM gathered_items"
-            replace_changed_rows(warehouse, "items", "item_id", incoming, catalog.name)
+            replace_changed_rows(warehouse, "items", incoming, "catalog = $catalog", {"catalog": catalog.name})
             _replace_rejects(warehouse, "items", catalog, folder)
             # Only a fingerprint that the reviews were read under: files that came in between are still new.
             warehouse.execute(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import duckdb
 
-from persona4rec_pipeline.reviews.partitions import replace_changed_rows
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.warehouse import Database
+from persona4rec_pipeline.warehouse import Database, replace_changed_rows, would_change
 
 # A user's place in [0, 1): the first 32 bits of the MD5 of the id. The same in every run, on every machine and in every
 # catalogue, and independent of how many users there are, so that nobody enters or leaves the panel by somebody else.
@@ -61,12 +60,13 @@ def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
         "min_interactions": settings.splits.min_interactions,
     }
     with database.read() as connection:
-        changed = _compute(connection, parameters)
+        _compute(connection, parameters)
+        changed = would_change(connection, "splits", "FROM new_splits")
     if changed:
         # Computed again under the lock: reviews may have been replaced in between, and every one of them needs its row.
         with database.write() as connection:
             _compute(connection, parameters)
-            replace_changed_rows(connection, "splits", "review_id", "FROM new_splits")
+            replace_changed_rows(connection, "splits", "FROM new_splits")
     counts = database.rows("""
         SELECT count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'),
             count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target),
@@ -77,11 +77,6 @@ def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
     return {**dict(zip(names, counts, strict=True)), "changed": int(changed)}
 
 
-def _compute(connection: duckdb.DuckDBPyConnection, parameters: dict[str, float]) -> bool:
-    """Fill the temporary table `new_splits`; whether it differs from `splits`."""
+def _compute(connection: duckdb.DuckDBPyConnection, parameters: dict[str, float]) -> None:
+    """Fill the temporary table `new_splits`."""
     connection.execute(f"CREATE OR REPLACE TEMP TABLE new_splits AS {_SPLITS}", parameters)
-    row = connection.execute("""
-        SELECT EXISTS (FROM new_splits EXCEPT SELECT catalog, review_id, split, is_target FROM splits)
-            OR EXISTS (SELECT catalog, review_id, split, is_target FROM splits EXCEPT FROM new_splits)
-    """).fetchone()
-    return bool(row and row[0])

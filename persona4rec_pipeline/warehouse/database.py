@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +21,7 @@ import duckdb
 import pandas as pd
 
 from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse.partitions import replace_changed_rows, would_change
 
 # Between two looks at a taken lock, in seconds: short against a transaction, long against a system call.
 LOCK_POLL_S = 0.02
@@ -62,31 +63,48 @@ class Database:
                 raise
             connection.execute("COMMIT")
 
-    def frame(self, query: str, parameters: Sequence[object] | dict[str, object] | None = None) -> pd.DataFrame:
+    def frame(self, query: str, parameters: Sequence[object] | Mapping[str, object] | None = None) -> pd.DataFrame:
         """The result of one query; for what a model or a page is about to read, not for moving rows."""
         with self.read() as connection:
             return connection.execute(query, parameters or []).df()
 
-    def rows(self, query: str, parameters: Sequence[object] | dict[str, object] | None = None) -> list[tuple]:
+    def rows(self, query: str, parameters: Sequence[object] | Mapping[str, object] | None = None) -> list[tuple]:
         """The result of one query as tuples."""
         with self.read() as connection:
             return connection.execute(query, parameters or []).fetchall()
 
-    def replace(self, table: str, rows: pd.DataFrame, catalog: str | None = None) -> int:
-        """Replace a table, or one catalogue of it, by `rows` in one transaction; returns the number of rows.
+    def replace(
+        self,
+        table: str,
+        rows: pd.DataFrame,
+        catalog: str | None = None,
+        within: tuple[str, Sequence[object]] | None = None,
+    ) -> int:
+        """Make a table, or one catalogue of it, hold exactly `rows`, in one transaction; returns rows written and removed.
 
-        Columns are matched by name. An empty frame is a legitimate content and leaves an empty partition; callers that
-        read a source make sure that a failed read raises instead.
+        within: a column and values of it; only rows with one of these values are replaced. Columns are matched by name.
+        Rows that are there already are not touched, and if nothing differs no transaction is made at all. An empty
+        frame is a legitimate content and leaves an empty partition; callers that read a source make sure that a failed
+        read raises instead.
         """
+        conditions = ["TRUE"]
+        parameters: dict[str, object] = {}
+        if catalog is not None:
+            conditions.append("catalog = $catalog")
+            parameters["catalog"] = catalog
+        if within is not None:
+            conditions.append(f"{within[0]} IN (SELECT unnest($within))")
+            parameters["within"] = list(within[1])
+        scope = " AND ".join(conditions)
+        incoming = "FROM incoming_frame" if len(rows) else f"FROM {table} LIMIT 0"
+        rows = rows.reset_index(drop=True)  # DuckDB reads a frame with another index wrongly, or not at all
+        with self.read() as connection:
+            connection.register("incoming_frame", rows)
+            if not would_change(connection, table, incoming, scope, parameters):
+                return 0
         with self.write() as connection:
-            if catalog is None:
-                connection.execute(f"DELETE FROM {table}")
-            else:
-                connection.execute(f"DELETE FROM {table} WHERE catalog = ?", [catalog])
-            if len(rows):
-                connection.register("incoming_rows", rows)
-                connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
-        return len(rows)
+            connection.register("incoming_frame", rows)
+            return replace_changed_rows(connection, table, incoming, scope, parameters)
 
     def content_version(self, table: str, catalog: str | None = None, ignore: Sequence[str] = ()) -> str:
         """A hash of the rows of a table (or of one catalogue in it), whatever their order; equal rows, equal version."""

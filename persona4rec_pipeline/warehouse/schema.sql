@@ -70,6 +70,8 @@ CREATE TABLE IF NOT EXISTS review_aspects (
     usage_context       VARCHAR, usage_context_span       INTEGER[],
     is_evidence BOOLEAN NOT NULL,           -- FALSE: too many empty slots to be persona evidence
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
+    fallback_reason VARCHAR,                -- why the model's answer was not used
+    made_from   VARCHAR,                    -- hash of review, title, prompt, model and rules; the same: not read again
     PRIMARY KEY (catalog, review_id)
 );
 
@@ -98,6 +100,14 @@ CREATE TABLE IF NOT EXISTS personas (
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive', 'summary')),
     fallback_reason VARCHAR,                -- why a generated persona was not used
     PRIMARY KEY (catalog, item_id, persona_id)
+);
+
+-- Of asset `personas`: what each item's personas were made from. An item whose hash is the same keeps them as they are.
+CREATE TABLE IF NOT EXISTS persona_evidence (
+    catalog   VARCHAR NOT NULL,
+    item_id   VARCHAR NOT NULL,
+    made_from VARCHAR NOT NULL,             -- hash of summary, evidence, prompt, model and rules
+    PRIMARY KEY (catalog, item_id)
 );
 
 -- Asset `alignment_pairs`: which persona of the item explains a past choice.
@@ -160,3 +170,7 @@ CREATE TABLE IF NOT EXISTS evaluation_report (
     encoder VARCHAR,
     PRIMARY KEY (ranking, metric)
 );
+
+-- Columns that came after the first version; nothing happens where they are there.
+ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS fallback_reason VARCHAR;
+ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS made_from VARCHAR;

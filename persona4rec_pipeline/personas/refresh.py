@@ -1,0 +1,308 @@
+"""What of a catalogue has changed, made again: the rows of `review_aspects` and `personas` that their sources outdate.
+
+Belongs here: which reviews and items are new or changed, the batches in which they are worked on, and storing each
+batch. Does not belong here: how a review is read (`aspects.py`) or an item's personas are made (`construct.py`).
+
+Every row remembers a hash of what it was made from; a row whose hash is the same is neither read nor written. Batches
+are committed as they are finished, no lock is held while a model runs, and so a killed refresh goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
+
+import pandas as pd
+
+from persona4rec_pipeline.embedding import TextEncoder
+from persona4rec_pipeline.generation import LanguageModel, PromptTemplate, Request
+from persona4rec_pipeline.personas.aspects import (
+    PROMPTS,
+    SLOTS,
+    Aspects,
+    aspects_request,
+    check_aspects,
+    extract_aspects,
+    ground_aspects,
+)
+from persona4rec_pipeline.personas.construct import ItemEvidence, Persona, Templates, construct_personas
+from persona4rec_pipeline.personas.domains import Domain, domain_fingerprint
+from persona4rec_pipeline.personas.grouping import TrainReview
+from persona4rec_pipeline.personas.tastes import Tastes
+from persona4rec_pipeline.personas.wording import PhraseStatistics
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import Database, replace_changed_rows
+
+# Items whose sentences are embedded and grouped together: bounds the memory, keeps the encoder's batches full.
+ITEMS_PER_BATCH = 64
+# Reviews whose aspects are stored in one transaction.
+REVIEWS_PER_BATCH = 2048
+
+Tell = Callable[[str], None]
+
+_ASPECT_COLUMNS = [
+    "catalog", "review_id", "item_id", "user_id",
+    *(column for name in SLOTS for column in (name, f"{name}_span")),
+    "is_evidence", "source", "fallback_reason", "made_from",
+]  # fmt: skip
+# The title stands in the prompt, so a new title is a change of the review as well.
+_TRAIN_REVIEWS = """
+    SELECT reviews.review_id, reviews.item_id, reviews.user_id, coalesce(items.title, '') AS title, reviews.text,
+           md5(concat_ws(chr(31), $version, coalesce(items.title, ''), reviews.text)) AS made_from
+    FROM reviews JOIN splits USING (catalog, review_id)
+    LEFT JOIN items ON items.catalog = reviews.catalog AND items.item_id = reviews.item_id
+    WHERE reviews.catalog = $catalog AND splits.split = 'train'
+"""
+_CHANGED_REVIEWS = f"""
+    FROM ({_TRAIN_REVIEWS})
+    ANTI JOIN (SELECT review_id, made_from FROM review_aspects WHERE catalog = $catalog) USING (review_id, made_from)
+"""
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did. rows: reviews or items looked at; made: of these, those worked on; removed: rows whose source
+    is gone; fallbacks: why the model's answers of this refresh were not used -> how often."""
+
+    rows: int
+    made: int
+    removed: int
+    fallbacks: Counter[str]
+
+
+def refresh_aspects(
+    warehouse: Database,
+    catalog: str,
+    domain: Domain,
+    version: str,
+    settings: Settings,
+    model: LanguageModel | None,
+    tell: Tell,
+) -> Refreshed:
+    """Make `review_aspects` of a catalogue agree with its train reviews; only new and changed reviews are read.
+
+    version: of prompt, model, rules and settings; another one makes all rows again. With `model` None rules read.
+    """
+    parameters = {"catalog": catalog, "version": f"{version} {domain_fingerprint(domain.name)}"}
+    with warehouse.write() as connection:
+        removed = connection.execute(
+            """DELETE FROM review_aspects WHERE catalog = $catalog AND review_id NOT IN
+               (SELECT review_id FROM splits WHERE catalog = $catalog AND split = 'train') RETURNING review_id""",
+            {"catalog": catalog},
+        ).fetchall()
+    rows = warehouse.rows(f"SELECT count(*) FROM ({_TRAIN_REVIEWS})", parameters)[0][0]
+    changed = warehouse.rows(f"SELECT count(*) {_CHANGED_REVIEWS}", parameters)[0][0]
+    tell(f"{changed} of {rows} train reviews are new or changed")
+    fallbacks: Counter[str] = Counter()
+    found = _read_reviews(_pages(warehouse, parameters), changed, catalog, domain, model, tell)
+    while batch := list(islice(found, REVIEWS_PER_BATCH)):
+        stored = []
+        for (review_id, item_id, user_id, _, _, made_from), aspects, reason in batch:
+            spans = (part for slot in map(aspects.slots.get, SLOTS)
+                     for part in ((slot.value, [slot.start, slot.end]) if slot else (None, None)))  # fmt: skip
+            is_evidence = aspects.null_fraction <= settings.personas.max_null_fraction
+            stored.append(
+                (catalog, review_id, item_id, user_id, *spans, is_evidence, aspects.source, reason, made_from)
+            )
+            fallbacks.update([reason] if reason else [])
+        frame = pd.DataFrame(stored, columns=_ASPECT_COLUMNS)
+        warehouse.replace("review_aspects", frame, catalog, ("review_id", list(frame["review_id"])))
+    return Refreshed(rows, changed, len(removed), fallbacks)
+
+
+def refresh_personas(
+    warehouse: Database,
+    catalog: str,
+    domain: Domain,
+    version: str,
+    settings: Settings,
+    model: LanguageModel | None,
+    text_encoder: TextEncoder,
+    tell: Tell,
+) -> Refreshed:
+    """Make `personas` of a catalogue agree with the evidence of its items; only items whose evidence changed are made.
+
+    What an item's personas are made from: its summary, its train reviews that are evidence, their aspects, and `version`
+    (of prompt, model, rules and settings). How common a phrase is in the catalogue enters the wording too, as it was
+    when the item was made: a few new reviews must not reword every persona.
+    """
+    version = f"{version} {domain_fingerprint(domain.name)}"
+    with warehouse.write() as connection:
+        removed = connection.execute(
+            """DELETE FROM personas WHERE catalog = $catalog AND item_id NOT IN
+               (SELECT item_id FROM item_summaries WHERE catalog = $catalog) RETURNING item_id""",
+            {"catalog": catalog},
+        ).fetchall()
+        connection.execute(
+            """DELETE FROM persona_evidence WHERE catalog = $catalog AND item_id NOT IN
+               (SELECT item_id FROM item_summaries WHERE catalog = $catalog)""",
+            {"catalog": catalog},
+        )
+    known = dict(warehouse.rows("SELECT item_id, made_from FROM persona_evidence WHERE catalog = ?", [catalog]))
+    items = warehouse.rows("SELECT count(*) FROM item_summaries WHERE catalog = ?", [catalog])[0][0]
+    changed = (found for found in _items(warehouse, catalog, version) if known.get(found[0].item_id) != found[1])
+    statistics: PhraseStatistics | None = None
+    tastes: Tastes | None = None
+    templates = Templates(
+        PromptTemplate.load(PROMPTS, "personas.compact.jinja"), PromptTemplate.load(PROMPTS, "personas.full.jinja")
+    )
+    fallbacks: Counter[str] = Counter()
+    made = personas = 0
+    while batch := list(islice(changed, ITEMS_PER_BATCH)):
+        if statistics is None or tastes is None:  # costs a pass over the catalogue; an unchanged one does not need it
+            statistics = PhraseStatistics.of(_train_texts(warehouse, catalog), domain)
+            tastes = Tastes(domain, text_encoder.encode)
+        found = construct_personas(
+            [item for item, _ in batch],
+            statistics,
+            tastes,
+            text_encoder.encode,
+            settings.personas,
+            domain,
+            settings.reviews.positive_rating,
+            model,
+            templates,
+            on_progress=tell,
+        )
+        _store_personas(warehouse, catalog, batch, found)
+        fallbacks.update(persona.fallback_reason for persona in found if persona.fallback_reason)
+        made += len(batch)
+        personas += len(found)
+        tell(f"{made} items with new or changed evidence, {personas} personas")
+    return Refreshed(items, made, len(removed), fallbacks)
+
+
+def _read_reviews(
+    reviews: Iterator[tuple], total: int, catalog: str, domain: Domain, model: LanguageModel | None, tell: Tell
+) -> Iterator[tuple[tuple, Aspects, str | None]]:
+    """Each review with its aspects, in order, and why the model's answer was not used."""
+    if model is None:
+        for review in reviews:
+            yield review, extract_aspects(review[4], domain), None
+        return
+    template = PromptTemplate.load(PROMPTS, f"review_aspects.{model.prompt_profile}.jinja")
+    # Reviews whose answers are awaited, never more than a chunk of the ledger; None where nothing is asked.
+    waiting: deque[tuple[tuple, Request | None]] = deque()
+
+    def requests() -> Iterator[Request]:
+        for review in reviews:
+            subject = f"{catalog}/review/{review[0]}"
+            request = aspects_request(subject, review[3], review[4], domain, model.prompt_profile, template)
+            waiting.append((review, request))
+            if request is not None:
+                yield request
+
+    def unasked() -> Iterator[tuple[tuple, Aspects, str | None]]:
+        while waiting and waiting[0][1] is None:
+            yield waiting.popleft()[0], Aspects(dict.fromkeys(SLOTS), "extractive"), None
+
+    for answer in model.generate(_Counted(requests(), total), check=check_aspects, on_progress=tell):
+        yield from unasked()
+        review, _ = waiting.popleft()
+        aspects = ground_aspects(answer.value if answer.ok else {}, review[4], domain)
+        refused = aspects.source == "extractive"
+        reason = (answer.reason or "nothing in the answer stands in the review") if refused else None
+        yield review, aspects, reason
+    yield from unasked()
+
+
+class _Counted:
+    """Requests that are made as they are read, of which the number is known: a progress bar wants to tell what is left."""
+
+    def __init__(self, requests: Iterator[Request], total: int):
+        self._requests, self._total = requests, total
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._requests
+
+    def __len__(self) -> int:
+        return self._total
+
+
+def _pages(warehouse: Database, parameters: dict[str, str]) -> Iterator[tuple]:
+    """The changed train reviews by item and id, read a page at a time while earlier ones are stored."""
+    last = ("", "")
+    while True:
+        page = warehouse.rows(
+            f"SELECT * {_CHANGED_REVIEWS} WHERE (item_id, review_id) > ($item, $review) "
+            f"ORDER BY item_id, review_id LIMIT {REVIEWS_PER_BATCH}",
+            {**parameters, "item": last[0], "review": last[1]},
+        )
+        yield from page
+        if len(page) < REVIEWS_PER_BATCH:
+            return
+        last = (page[-1][1], page[-1][0])
+
+
+def _items(warehouse: Database, catalog: str, version: str) -> Iterator[tuple[ItemEvidence, str]]:
+    """Every item with its evidence and the hash of both and `version`, read a batch at a time."""
+    last = ""
+    while True:
+        with warehouse.read() as connection:
+            items = connection.execute(
+                """SELECT item_summaries.item_id, item_summaries.title, item_summaries.summary, items.categories
+                   FROM item_summaries JOIN items USING (catalog, item_id)
+                   WHERE catalog = ? AND item_id > ? ORDER BY item_id LIMIT ?""",
+                [catalog, last, ITEMS_PER_BATCH],
+            ).fetchall()
+            if not items:
+                return
+            reviews = connection.execute(
+                f"""SELECT reviews.item_id, review_id, reviews.text, reviews.is_positive, reviews.rating,
+                           {", ".join(f"review_aspects.{name}" for name in SLOTS)}
+                    FROM reviews JOIN review_aspects USING (catalog, review_id) JOIN splits USING (catalog, review_id)
+                    WHERE catalog = ? AND review_aspects.is_evidence AND splits.split = 'train'
+                      AND reviews.item_id BETWEEN ? AND ? ORDER BY reviews.item_id, review_id""",
+                [catalog, items[0][0], items[-1][0]],
+            ).fetchall()
+        reviews_of: dict[str, list[TrainReview]] = defaultdict(list)
+        tuples_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for item_id, review_id, text, is_positive, rating, *values in reviews:
+            reviews_of[item_id].append(TrainReview(review_id, text, is_positive, rating))
+            said = "; ".join(f"{name.replace('_', ' ')}: {v}" for name, v in zip(SLOTS, values, strict=True) if v)
+            verdict = "liked" if is_positive else "not liked"
+            tuples_of[item_id].append((review_id, f"({verdict}) {said}"))
+        for item_id, title, summary, categories in items:
+            item = ItemEvidence(
+                catalog,
+                item_id,
+                title,
+                summary,
+                tuple(categories or ()),
+                tuple(reviews_of[item_id]),
+                tuple(tuples_of[item_id]),
+            )
+            yield item, hashlib.sha256(json.dumps([version, astuple(item)]).encode()).hexdigest()[:24]
+        last = items[-1][0]
+
+
+def _train_texts(warehouse: Database, catalog: str) -> Iterator[str]:
+    rows = warehouse.rows(
+        """SELECT reviews.text FROM reviews JOIN splits USING (catalog, review_id)
+           WHERE reviews.catalog = ? AND splits.split = 'train' ORDER BY review_id""",
+        [catalog],
+    )
+    return (text for (text,) in rows)
+
+
+def _store_personas(
+    warehouse: Database, catalog: str, batch: Sequence[tuple[ItemEvidence, str]], made: Sequence[Persona]
+) -> None:
+    """The personas of a batch of items and what they were made from, in one transaction."""
+    names = ["catalog", "item_id", "persona_id", "name", "description", "preference_rationale", "polarity",
+             "evidence_review_ids", "quotes", "support", "source", "fallback_reason"]  # fmt: skip
+    rows = [[catalog, *(list(v) if isinstance(v, tuple) else v for v in astuple(persona))] for persona in made]
+    personas = pd.DataFrame(rows, columns=names)
+    evidence = pd.DataFrame(
+        [(catalog, item.item_id, made_from) for item, made_from in batch], columns=["catalog", "item_id", "made_from"]
+    )
+    scope = "catalog = $catalog AND item_id IN (SELECT unnest($items))"
+    parameters = {"catalog": catalog, "items": [item.item_id for item, _ in batch]}
+    with warehouse.write() as connection:
+        for table, frame in (("personas", personas), ("persona_evidence", evidence)):
+            connection.register("made", frame)
+            replace_changed_rows(connection, table, "FROM made", scope, parameters)
