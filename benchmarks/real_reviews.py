@@ -15,7 +15,7 @@ from pathlib import Path
 
 from persona4rec_pipeline.catalogs import add_catalog
 from persona4rec_pipeline.reviews.catalogs import list_catalogs
-from persona4rec_pipeline.runner import Finished, run_stale
+from persona4rec_pipeline.runner import Finished, Listener, run_stale
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
 
@@ -47,7 +47,7 @@ def main() -> None:
         )
         for outcome in outcomes:
             tell(outcome)
-    run_stale(settings, on_finish=tell)
+    run_stale(settings, listener=Listener(finished=tell))
     print(f"\ntotal {time.monotonic() - began:.0f} s, peak memory {peak_gib():.2f} GiB (largest process)\n")
     for table in ("reviews", "items", "review_aspects", "personas", "alignment_pairs", "interaction_vectors"):
         print(f"{table:>20}: {warehouse.rows(f'SELECT count(*) FROM {table}')[0][0]:,}")

@@ -1,42 +1,175 @@
-"""When things run: the catalogue partitions, the jobs, the schedules and sensors.
+"""When things run: the catalogue partitions, the jobs, the schedules and the sensor.
 
-Belongs here: partitions, jobs, schedules. Does not belong here: what an asset does. Jobs select assets by key, so that
-this module imports no stage and every stage may import the partitions from here.
+Belongs here: partitions, jobs, schedules, sensors. Does not belong here: what an asset does (the steps), what is out of
+date (`runner.py`), and what lies in the watched location (`reviews/incoming.py`). Jobs select assets by key, so that
+every step may import the partitions from here.
 """
 
-from __future__ import annotations
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
-# One partition per catalogue, named like it; `persona4rec add-catalog` registers them.
+from persona4rec_pipeline.reviews.incoming import Arrival, needs_ingest, scan
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import Database
+
+# One partition per catalogue, named like it; `persona4rec add-catalog` and the sensor `new_catalogs` register them.
 CATALOGS = dg.DynamicPartitionsDefinition(name="catalog")
 
-ingest_catalog = dg.define_asset_job(
-    "ingest_catalog",
-    selection=dg.AssetSelection.assets("reviews", "items"),
-    partitions_def=CATALOGS,
-    description="Read one catalogue's source files again. Use it when files were changed or added.",
-)
+# A run whose process died is started again this often; what failed with an error is not, it would fail again.
+CRASH_RETRIES = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "false"}
 
 refresh_catalog = dg.define_asset_job(
     "refresh_catalog",
-    selection=dg.AssetSelection.assets("review_aspects", "item_summaries", "personas"),
-    partitions_def=CATALOGS,
-    description="Make one catalogue's personas again from what was ingested. Only what changed is generated; what the "
-    "ledger knows is not paid for twice. Run `splits` before it when reviews were added.",
-)
-
-train_encoder = dg.define_asset_job(
-    "train_encoder",
-    selection=dg.AssetSelection.assets("alignment_pairs", "persona_encoder"),
-    description="Judge which personas explain past choices and train the encoder on them. Use it weekly, or after "
-    "many new reviews; the vectors and the index must be made again after it.",
-)
+    selection=dg.AssetSelection.assets(
+        "reviews", "items", "splits", "review_aspects", "item_summaries", "personas",
+        "persona_vectors", "interaction_vectors", "persona_index",
+    ),
+    description="One catalogue from its source files to a published index. Use it for a new catalogue, after files were "
+    "changed, or to repair one; backfill it over several. Only what changed is worked on: without a change it generates, "
+    "writes and publishes nothing.",
+    tags=CRASH_RETRIES,
+)  # fmt: skip
 
 publish_index = dg.define_asset_job(
     "publish_index",
     selection=dg.AssetSelection.assets("persona_index", "candidates", "evaluation_report"),
-    description="Publish the vectors as a new index generation and evaluate it on the held-out panel.",
+    description="Publish the vectors that are there as a new index generation, and evaluate it on the held-out panel. "
+    "Use it after catalogues were made again one by one.",
+    tags=CRASH_RETRIES,
 )
 
-JOBS = [ingest_catalog, refresh_catalog, train_encoder, publish_index]
+
+class Refresh(dg.Config):
+    """Which catalogues; none named: all of them."""
+
+    catalogs: list[str] = []
+
+
+@dg.op(tags={"kind": "persona4rec"})
+def refresh_what_changed(context: dg.OpExecutionContext, config: Refresh, settings: dg.ResourceParam[Settings]) -> None:
+    """Take in what is new, make again what is out of date, publish one index generation."""
+    from persona4rec_pipeline.runner import NIGHTLY, run_in_job  # runner stands above: it builds the definitions
+
+    run_in_job(context, settings, NIGHTLY, config.catalogs)
+
+
+@dg.op(tags={"kind": "persona4rec"})
+def train_what_changed(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    """Judge, train, evaluate, promote if better, embed again, publish."""
+    from persona4rec_pipeline.runner import WEEKLY, run_in_job
+
+    run_in_job(context, settings, WEEKLY, [])
+
+
+@dg.job(
+    description="All catalogues at once, in one process with one start of the language model: take in what is new, make "
+    "again what is out of date, publish one index generation. The schedule nightly_persona_refresh runs it; start it by "
+    "hand for several catalogues, naming them in the configuration. Every asset made is a run of its own; a catalogue "
+    "that fails does not stop the others.",
+    tags=CRASH_RETRIES,
+)
+def refresh_catalogs() -> None:
+    refresh_what_changed()
+
+
+@dg.job(
+    description="Judge which personas explain past choices, train the encoder on them, promote it if it is better on the "
+    "panel, embed everything with it again and publish. The schedule weekly_encoder_training runs it; start it by hand "
+    "after many new reviews.",
+    tags=CRASH_RETRIES,
+)
+def train_encoder() -> None:
+    train_what_changed()
+
+
+JOBS: Sequence[Any] = [refresh_catalog, refresh_catalogs, train_encoder, publish_index]
+
+
+def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """The nightly refresh and the weekly training, at the times of the settings."""
+    status = dg.DefaultScheduleStatus.RUNNING if settings.schedules.running else dg.DefaultScheduleStatus.STOPPED
+    return [
+        dg.ScheduleDefinition(
+            name="nightly_persona_refresh",
+            job=refresh_catalogs,
+            cron_schedule=settings.schedules.nightly,
+            execution_timezone=settings.schedules.timezone,
+            default_status=status,
+            description="Every night: take in what is new, make again what is out of date, publish one index generation.",
+        ),
+        dg.ScheduleDefinition(
+            name="weekly_encoder_training",
+            job=train_encoder,
+            cron_schedule=settings.schedules.weekly,
+            execution_timezone=settings.schedules.timezone,
+            default_status=status,
+            description="Every week: judge, train, promote the encoder if it is better, embed again, publish.",
+        ),
+    ]
+
+
+def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """The sensor over the watched location."""
+
+    @dg.sensor(
+        job=refresh_catalog,
+        minimum_interval_seconds=settings.incoming.check_every_s,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.schedules.running else dg.DefaultSensorStatus.STOPPED,
+        description="Looks at the watched location: a new folder becomes a catalogue and a changed one is refreshed, "
+        "once it has stayed the same for incoming.settle_s. A location that cannot be read fails the tick; a deleted "
+        "folder deletes nothing.",
+    )
+    def new_catalogs(
+        context: dg.SensorEvaluationContext, warehouse: dg.ResourceParam[Database]
+    ) -> dg.SensorResult | dg.SkipReason:
+        before = json.loads(context.cursor) if context.cursor else {}
+        now = time.time()
+        arrivals = scan(settings)
+        # Name -> fingerprint and when it was first looked at.
+        seen: dict[str, tuple[str, float]] = {}
+        for arrival in arrivals:
+            fingerprint, since = before.get(arrival.name, (None, now))
+            seen[arrival.name] = (arrival.fingerprint, since if fingerprint == arrival.fingerprint else now)
+        ready: list[Arrival] = []
+        notes: list[str] = []
+        for arrival in arrivals:
+            note = _why_not_yet(settings, warehouse, arrival, now - seen[arrival.name][1])
+            if note is None:
+                ready.append(arrival)
+            else:
+                notes.append(f"{arrival.name}: {note}")
+        context.update_cursor(json.dumps(seen))
+        if not ready:
+            return dg.SkipReason("; ".join(notes) or f"No folder lies in {settings.incoming_location}.")
+        known = set(context.instance.get_dynamic_partitions(str(CATALOGS.name)))
+        fresh = [arrival.name for arrival in ready if arrival.name not in known]
+        return dg.SensorResult(
+            # The time of the first look is part of the key: content that comes back is a change, too.
+            run_requests=[
+                dg.RunRequest(
+                    run_key=f"{arrival.name}:{arrival.fingerprint}:{seen[arrival.name][1]}", partition_key=arrival.name
+                )
+                for arrival in ready
+            ],
+            dynamic_partitions_requests=[CATALOGS.build_add_request(fresh)] if fresh else [],
+            cursor=json.dumps(seen),
+        )
+
+    return [new_catalogs]
+
+
+def _why_not_yet(settings: Settings, warehouse: Database, arrival: Arrival, unchanged_s: float) -> str | None:
+    """Why a folder starts no run now; None if it does."""
+    if arrival.problem is not None:
+        return arrival.problem
+    if not needs_ingest(warehouse, arrival):
+        return "nothing new"
+    if not arrival.is_marked:
+        return f"waits for its {settings.incoming.success_marker}"
+    if settings.incoming.success_marker is None and unchanged_s < settings.incoming.settle_s:
+        return f"has changed; waits until it has stayed the same for {settings.incoming.settle_s:.0f} s"
+    return None

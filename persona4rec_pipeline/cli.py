@@ -326,9 +326,9 @@ def _settings(engine: str | None) -> Settings:
 
 
 def _run(effective: Settings, catalog: Sequence[str] | None) -> None:
-    from persona4rec_pipeline.runner import run_stale
+    from persona4rec_pipeline.runner import Listener, run_stale
 
-    finished = run_stale(effective, catalog, on_start=_tell_start, on_finish=_tell)
+    finished = run_stale(effective, catalog, listener=Listener(_tell_start, _tell, _note))
     made = [outcome for outcome in finished if outcome.was_stale]
     seconds = sum(outcome.seconds for outcome in made)
     generated = sum(int(outcome.metadata.get("generated", 0)) for outcome in made)
@@ -340,8 +340,12 @@ def _run(effective: Settings, catalog: Sequence[str] | None) -> None:
         out.print(f"All {len(finished)} assets are up to date; 0 generations.")
 
 
-def _tell_start(asset: str, catalog: str | None) -> None:
+def _tell_start(asset: str, catalog: str | None, _reasons: tuple[str, ...]) -> None:
     err.print(f"[dim]… {_where(asset, catalog)}[/dim]")
+
+
+def _note(line: str) -> None:
+    err.print(f"[yellow]{escape(line)}[/yellow]")
 
 
 def _tell(outcome: Finished) -> None:

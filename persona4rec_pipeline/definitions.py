@@ -18,7 +18,7 @@ import persona4rec_pipeline.evaluation.assets as evaluation
 import persona4rec_pipeline.index.assets as index
 import persona4rec_pipeline.personas.assets as personas
 import persona4rec_pipeline.reviews.assets as reviews
-from persona4rec_pipeline.automation import JOBS
+from persona4rec_pipeline.automation import JOBS, build_schedules, build_sensors
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.settings import Settings, load_settings
@@ -48,6 +48,8 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
     return dg.Definitions(
         assets=assets,
         jobs=JOBS,
+        schedules=build_schedules(settings),
+        sensors=build_sensors(settings),
         # One process per run: the language model is started once and serves all steps.
         executor=dg.in_process_executor,
         resources={**default_resources(settings), **(resources or {})},

@@ -1,23 +1,28 @@
 """Materialize what is out of date, in one process, through Dagster.
 
 Belongs here: which assets are stale (Dagster's own answer, plus source files that changed), in which order they run, and
-what is told while they do. Does not belong here: the command line (`cli.py`) and what an asset does.
+what is told while they do. Does not belong here: the command line (`cli.py`), schedules (`automation.py`) and what an
+asset does.
 
 Each asset and partition is a Dagster run of its own, recorded in the same instance that the UI shows; after each one
-staleness is asked again, so that an asset whose inputs came out equal is not run.
+staleness is asked again, so that an asset whose inputs came out equal is not run. One process means one start of the
+language model for all catalogues. Dagster's own single-run backfills would give that too, but they record one data
+version for all partitions together, so that the UI shows a catalogue as out of date when another one changed.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContextForTest
@@ -25,12 +30,16 @@ from dagster._core.loader import LoadingContextForTest
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
-from persona4rec_pipeline.reviews.catalogs import has_new_data, list_catalogs
+from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
+from persona4rec_pipeline.reviews.files import SourceError
+from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
+from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
+
+Steps = tuple[tuple[str, ...], ...]
 
 # The story of the data, in the order in which it is told; partitioned steps run for every catalogue before the next.
-STEPS: tuple[tuple[str, ...], ...] = (
+STEPS: Steps = (
     ("reviews", "items"),
     ("splits",),
     ("review_aspects", "item_summaries", "personas"),
@@ -40,13 +49,19 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("persona_index",),
     ("candidates", "evaluation_report"),
 )
-# The last step that asks the language model; its engine is stopped before training needs the memory and the cores.
-LAST_GENERATING_STEP = ("alignment_pairs",)
-SOURCE_STEPS = frozenset({"reviews", "items"})
+# Every night the catalogues, with the encoder that there is; every week the encoder, with the catalogues that there are.
+NIGHTLY: Steps = (*STEPS[:3], *STEPS[5:7])
+WEEKLY: Steps = STEPS[3:]
+SOURCE_STEP = STEPS[0]
+# The steps that ask the language model; its engine is stopped before training needs the memory and the cores.
+GENERATING_STEPS = (STEPS[2], STEPS[3])
+# Tags of the runs made here: what started them, and which process they live and die with.
+COMMAND_TAG, PROCESS_TAG, HOST_TAG = "persona4rec/command", "persona4rec/process", "persona4rec/host"
+STARTED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 class RunFailed(RuntimeError):
-    """An asset failed; the message names it, its partition and the reason. What was finished before it is kept."""
+    """Assets failed; the message names each, its partition and the reason. Whatever else was finished is kept."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,19 @@ class Finished:
     reasons: tuple[str, ...]
     seconds: float
     metadata: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        return f"{self.asset}[{self.catalog}]" if self.catalog else self.asset
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what happens; each gets it as it happens."""
+
+    started: Callable[[str, str | None, tuple[str, ...]], None] = lambda asset, catalog, reasons: None
+    finished: Callable[[Finished], None] = lambda outcome: None
+    noted: Callable[[str], None] = lambda line: None
 
 
 @contextmanager
@@ -94,50 +122,123 @@ def prepare_dagster_home(settings: Settings) -> Path:
 def run_stale(
     settings: Settings,
     catalogs: Sequence[str] | None = None,
-    on_start: Callable[[str, str | None], None] | None = None,
-    on_finish: Callable[[Finished], None] | None = None,
+    steps: Steps = STEPS,
+    listener: Listener = Listener(),
+    instance: dg.DagsterInstance | None = None,
+    command: str = "run",
+    force: bool = False,
 ) -> list[Finished]:
-    """Materialize every asset that is out of date, for the named catalogues (default: all), in order.
+    """Materialize every asset of `steps` that is out of date, for the named catalogues (default: all), in order.
 
-    Raises RunFailed at the first asset that fails, and ValueError for a catalogue that is not registered.
+    Folders of the watched location that are complete and hold something new are taken in first. A catalogue that fails
+    is left out of the steps that follow, and the others go on; an unpartitioned asset that fails ends the run. With
+    `force` the assets of the named catalogues are made whether they are out of date or not.
+
+    Raises RunFailed at the end if anything failed, ValueError for a catalogue that is not known, and IncomingUnreadable.
     """
     warehouse = open_warehouse(settings)
-    known = [entry.catalog.name for entry in list_catalogs(warehouse)]
+    arrived = _arrived(settings, warehouse, listener) if SOURCE_STEP in steps else []
+    known = sorted({entry.catalog.name for entry in list_catalogs(warehouse)} | set(arrived))
     for name in catalogs or ():
         if name not in known:
             listed = ", ".join(known) or "none yet; add one with `persona4rec add-catalog`"
             raise ValueError(f"There is no catalogue {name!r}. Registered: {listed}.")
     finished: list[Finished] = []
+    failures: dict[str | None, str] = {}
+    last_generating = max((place for place, step in enumerate(steps) if step in GENERATING_STEPS), default=-1)
     with (
         LanguageModel(settings, Ledger(open_ledger_database(settings))) as model,
-        dagster_instance(settings) as instance,
+        dagster_instance(settings) if instance is None else nullcontext(instance) as running,
     ):
+        end_abandoned_runs(running)
         definitions = build_definitions(settings, {"language_model": model})
-        _agree_on_partitions(instance, known)
-        for step in STEPS:
-            for catalog in list(catalogs or known) if _is_partitioned(definitions, step[0]) else [None]:
+        _register_partitions(running, known)
+        for place, step in enumerate(steps):
+            for catalog in (catalogs or known) if _is_partitioned(definitions, step[0]) else [None]:
                 for asset in step:
-                    changed = asset in SOURCE_STEPS and catalog is not None and has_new_data(warehouse, catalog)
-                    reasons = stale_reasons(instance, definitions, asset, catalog)
-                    if changed:
-                        reasons = (*reasons, "its source files changed")
-                    if on_start and reasons:
-                        on_start(asset, catalog)
-                    outcome = _materialize(instance, definitions, asset, catalog, reasons)
+                    if catalog in failures:
+                        break
+                    reasons = stale_reasons(running, definitions, asset, catalog)
+                    if force and catalog is not None:
+                        reasons = reasons or ("asked for",)
+                    if step == SOURCE_STEP and catalog is not None:
+                        reasons += _source_reasons(warehouse, catalog, catalog in arrived, listener)
+                    if reasons:
+                        listener.started(asset, catalog, reasons)
+                    try:
+                        outcome = _materialize(running, definitions, asset, catalog, reasons, command)
+                    except RunFailed as failure:
+                        failures[catalog] = str(failure)
+                        listener.noted(str(failure))
+                        break
                     finished.append(outcome)
-                    if on_finish:
-                        on_finish(outcome)
-            if step == LAST_GENERATING_STEP:
+                    listener.finished(outcome)
+            if None in failures:
+                break
+            if place == last_generating:
                 model.close()
+    if failures:
+        raise RunFailed("\n".join(failures.values()))
     return finished
+
+
+def run_in_job(
+    context: dg.OpExecutionContext, settings: Settings, steps: Steps, catalogs: Sequence[str]
+) -> list[Finished]:
+    """`run_stale` within a run of a job: what happens is told in that run's log and, at its end, in its metadata."""
+
+    def started(asset: str, catalog: str | None, reasons: tuple[str, ...]) -> None:
+        where = f"{asset}[{catalog}]" if catalog else asset
+        context.log.info(f"{where}: {'; '.join(reasons)}")
+
+    def finished(outcome: Finished) -> None:
+        if outcome.was_stale:
+            context.log.info(f"{outcome.where}: done in {outcome.seconds:.1f} s{_costs(outcome.metadata)}")
+
+    outcomes = run_stale(
+        settings,
+        catalogs or None,
+        steps,
+        Listener(started, finished, context.log.warning),
+        context.instance,
+        context.job_name,
+    )
+    made = [outcome for outcome in outcomes if outcome.was_stale]
+    context.add_output_metadata(
+        {
+            "looked_at": len(outcomes),
+            "made": len(made),
+            "catalogs": sorted({outcome.catalog for outcome in made if outcome.catalog}),
+            "generated": sum(int(outcome.metadata.get("generated", 0)) for outcome in made),
+            "ledger_hits": sum(int(outcome.metadata.get("ledger_hits", 0)) for outcome in made),
+        }
+    )
+    return outcomes
+
+
+def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
+    """Mark runs as failed whose process on this machine is gone; returns how many.
+
+    Dagster's run monitoring looks after the runs that its daemon launched. Those made here live in the process that
+    made them, and a kill -9 of it leaves them standing as started, with what they hold of the pools.
+    """
+    ended = 0
+    filters = dg.RunsFilter(statuses=STARTED, tags={HOST_TAG: socket.gethostname()})
+    for run in instance.get_runs(filters):
+        if not _is_alive(run.tags.get(PROCESS_TAG, "")):
+            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine stopped.")
+            ended += 1
+    return ended
 
 
 def materialize_source(settings: Settings, catalog: str) -> list[Finished]:
     """Read one registered catalogue's source files: `reviews` and `items`, whether they changed or not."""
     with dagster_instance(settings) as instance:
         definitions = build_definitions(settings)
-        _agree_on_partitions(instance, [entry.catalog.name for entry in list_catalogs(open_warehouse(settings))])
-        return [_materialize(instance, definitions, asset, catalog, ("asked for",)) for asset in ("reviews", "items")]
+        _register_partitions(instance, [catalog])
+        return [
+            _materialize(instance, definitions, asset, catalog, ("asked for",), "add-catalog") for asset in SOURCE_STEP
+        ]
 
 
 def forget_partition(settings: Settings, catalog: str) -> None:
@@ -166,25 +267,51 @@ def stale_reasons(
     ) or ("its inputs changed",)
 
 
+def _arrived(settings: Settings, warehouse: Database, listener: Listener) -> list[str]:
+    """Folders of the watched location that can be read now and hold something new."""
+    arrived = []
+    for arrival in scan(settings):
+        if arrival.problem is not None:
+            listener.noted(arrival.problem)
+        elif needs_ingest(warehouse, arrival):
+            if arrival.is_complete(settings):
+                arrived.append(arrival.name)
+            else:
+                listener.noted(f"{arrival.folder} is still being written to; it is left for later.")
+    return arrived
+
+
+def _source_reasons(warehouse: Database, catalog: str, arrived: bool, listener: Listener) -> tuple[str, ...]:
+    if arrived:
+        return ("its source files changed",)
+    if find_catalog(warehouse, catalog) is None:
+        return ()
+    try:
+        return ("its source files changed",) if has_new_data(warehouse, catalog) else ()
+    except SourceError as error:
+        # Whoever deletes a source does not ask for the catalogue's deletion; that is `remove-catalog`.
+        listener.noted(f"{catalog} is kept as it was read last: {error}")
+        return ()
+
+
 def _materialize(
     instance: dg.DagsterInstance,
     definitions: dg.Definitions,
     asset: str,
     catalog: str | None,
     reasons: tuple[str, ...],
+    command: str,
 ) -> Finished:
     if not reasons:
         return Finished(asset, catalog, False, (), 0.0, {})
     began = time.monotonic()
-    result = dg.materialize(
-        list(definitions.assets or ()),  # type: ignore[arg-type]
-        selection=[asset],
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dg.AssetKey(asset)],
         partition_key=catalog,
         instance=instance,
-        resources=definitions.resources,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
-        tags={"persona4rec/command": "run"},
+        tags={COMMAND_TAG: command, PROCESS_TAG: _this_process(), HOST_TAG: socket.gethostname()},
     )
     if not result.success:
         raise RunFailed(_failure(result, asset, catalog))
@@ -192,6 +319,24 @@ def _materialize(
     for event in result.get_asset_materialization_events():
         metadata = {name: value.value for name, value in event.materialization.metadata.items()}
     return Finished(asset, catalog, True, reasons, time.monotonic() - began, metadata)
+
+
+def _this_process() -> str:
+    return f"{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def _is_alive(process: str) -> bool:
+    identifier, _, created = process.partition("@")
+    try:
+        return f"{psutil.Process(int(identifier)).create_time():.0f}" == created
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def _costs(metadata: Mapping[str, Any]) -> str:
+    told = [f"{metadata[key]:,} {label}" for key, label in (("generated", "generated"), ("ledger_hits", "from the ledger"))
+            if isinstance(metadata.get(key), int)]  # fmt: skip
+    return f", {', '.join(told)}" if told else ""
 
 
 def _failure(result: dg.ExecuteInProcessResult, asset: str, catalog: str | None) -> str:
@@ -211,10 +356,7 @@ def _is_partitioned(definitions: dg.Definitions, asset: str) -> bool:
     return definitions.resolve_asset_graph().get(dg.AssetKey(asset)).is_partitioned
 
 
-def _agree_on_partitions(instance: dg.DagsterInstance, known: Sequence[str]) -> None:
-    """The warehouse says which catalogues there are; Dagster's keys follow it."""
-    registered = set(instance.get_dynamic_partitions("catalog"))
-    if missing := [name for name in known if name not in registered]:
+def _register_partitions(instance: dg.DagsterInstance, names: Sequence[str]) -> None:
+    missing = sorted(set(names) - set(instance.get_dynamic_partitions(str(CATALOGS.name))))
+    if missing:
         instance.add_dynamic_partitions(str(CATALOGS.name), missing)
-    for name in sorted(registered - set(known)):
-        instance.delete_dynamic_partition(str(CATALOGS.name), name)

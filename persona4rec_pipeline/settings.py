@@ -50,6 +50,35 @@ class ReviewSettings(Group):
     )
 
 
+class IncomingSettings(Group):
+    """The watched location in which catalogues arrive, a folder each."""
+
+    location: str | None = Field(
+        None, description="Path or fsspec URL (s3://..., gs://..., sftp://...) that is watched; none: <home>/incoming."
+    )
+    settle_s: float = Field(
+        30.0, ge=0, description="Time in seconds for which a folder must stay the same before it counts as complete."
+    )
+    success_marker: str | None = Field(
+        None, description="Name of a file, such as _SUCCESS, without which a folder does not count as complete."
+    )
+    check_every_s: int = Field(30, ge=5, description="Time between two looks at the location, in seconds.")
+
+
+class ScheduleSettings(Group):
+    """When the schedules run."""
+
+    running: bool = Field(
+        True, description="Whether schedules and sensor are on at first; the switches of the Dagster UI win afterwards."
+    )
+    nightly: str = Field("0 2 * * *", description="Cron expression of the nightly persona refresh.")
+    weekly: str = Field("0 4 * * 0", description="Cron expression of the weekly encoder training.")
+    timezone: str = Field("UTC", description="Time zone of both, such as Europe/Berlin.")
+    late_after_h: float = Field(
+        26.0, gt=0, description="Age in hours from which a catalogue or the index counts as late in the UI."
+    )
+
+
 class SplitSettings(Group):
     """Which interactions are held out from everything that describes an item, a user or a popularity."""
 
@@ -208,6 +237,8 @@ class Settings(Group):
     """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, dagster, models, incoming."""
 
     home: Path = Field(Path("var"), description="Directory of all state; nothing is written elsewhere.")
+    incoming: IncomingSettings = Field(default_factory=lambda: IncomingSettings())
+    schedules: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     reviews: ReviewSettings = Field(default_factory=lambda: ReviewSettings())
     splits: SplitSettings = Field(default_factory=lambda: SplitSettings())
     generation: GenerationSettings = Field(default_factory=lambda: GenerationSettings())
@@ -245,8 +276,8 @@ class Settings(Group):
         return self.home / "dagster"
 
     @property
-    def incoming_path(self) -> Path:
-        return self.home / "incoming"
+    def incoming_location(self) -> str:
+        return self.incoming.location or str(self.home / "incoming")
 
 
 def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:

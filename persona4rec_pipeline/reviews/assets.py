@@ -15,6 +15,7 @@ import dagster as dg
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.reviews.catalogs import get_catalog
+from persona4rec_pipeline.reviews.incoming import take_in
 from persona4rec_pipeline.reviews.ingest import ingest_items, ingest_reviews
 from persona4rec_pipeline.reviews.splits import assign_splits
 from persona4rec_pipeline.settings import Settings
@@ -36,7 +37,8 @@ def reviews(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     name = context.partition_key
-    counts = ingest_reviews(warehouse, settings, get_catalog(warehouse, name))
+    catalog = take_in(settings, warehouse, name) or get_catalog(warehouse, name)
+    counts = ingest_reviews(warehouse, settings, catalog)
     users, items, positive, first, last = warehouse.rows(
         "SELECT count(DISTINCT user_id), count(DISTINCT item_id), count(*) FILTER (WHERE is_positive), "
         "min(reviewed_at), max(reviewed_at) FROM reviews WHERE catalog = ?",

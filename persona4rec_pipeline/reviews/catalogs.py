@@ -124,6 +124,12 @@ def register_catalog(database: Database, catalog: Catalog, replace_existing: boo
     return catalog
 
 
+def find_catalog(database: Database, name: str) -> Catalog | None:
+    """A registered catalogue, None if there is none of that name."""
+    rows = database.rows(f"SELECT {_COLUMNS} FROM catalogs WHERE catalog = ?", [name])
+    return _catalog(rows[0]) if rows else None
+
+
 def get_catalog(database: Database, name: str) -> Catalog:
     """A registered catalogue. Raises CatalogError, naming those that there are."""
     rows = database.rows(f"SELECT {_COLUMNS} FROM catalogs ORDER BY catalog")

@@ -74,15 +74,15 @@ def find_files(source: str) -> list[Path]:
     """The files of a source, sorted by path: a file, a glob (`data/part-*.json.gz`) or a folder with all below it.
 
     Of a folder, files named .json, .jsonl, .ndjson, .csv, .tsv or .parquet are read, each also with .gz; hidden ones
-    are not. Raises SourceError if there is none, or if all are empty: a failed read must never look like an empty
-    source.
+    are not. Of a glob, files of other names are read only if it matches none of these. Raises SourceError if there is
+    none, or if all are empty: a failed read must never look like an empty source.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         found = [
             file
             for file in path.rglob("*")
-            if file.is_file() and _extension(file) in EXTENSIONS and not _is_hidden(file.relative_to(path))
+            if file.is_file() and extension_of(file) in EXTENSIONS and not _is_hidden(file.relative_to(path))
         ]
         nothing = f"Source {source} is a folder without any data file ({', '.join(EXTENSIONS)}, each also with .gz)."
     elif path.is_file():
@@ -90,6 +90,7 @@ def find_files(source: str) -> list[Path]:
     elif any(character in source for character in "*?["):
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         found = [Path(name) for name in names if Path(name).is_file()]
+        found = [file for file in found if extension_of(file) in EXTENSIONS] or found
         nothing = f"No file matches source {source}."
     else:
         raise SourceError(f"Source {source} does not exist. Give a file, a folder or a glob.")
@@ -109,7 +110,7 @@ def container_of(path: Path) -> Container:
 
     Raises SourceError for a JSON array, which cannot be read row by row.
     """
-    named = EXTENSIONS.get(_extension(path))
+    named = EXTENSIONS.get(extension_of(path))
     if named in ("csv", "parquet"):
         return named
     with _open(path) as stream:
@@ -214,7 +215,7 @@ def _only_escapes(text: str) -> bool:
     return not any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in text)
 
 
-def _extension(path: Path) -> str:
+def extension_of(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 

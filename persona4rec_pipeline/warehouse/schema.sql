@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS catalogs (
     limit_items      INTEGER,               -- keep only this many of the most reviewed items
     domain           VARCHAR,               -- domain words; NULL: the setting
     source_fingerprint VARCHAR,             -- of the files at the last ingest; NULL: never ingested
+    arrival          VARCHAR,               -- fingerprint of the folder of the watched location that was taken in last
     registered_at    TIMESTAMP NOT NULL
 );
 
@@ -174,3 +175,4 @@ CREATE TABLE IF NOT EXISTS evaluation_report (
 -- Columns that came after the first version; nothing happens where they are there.
 ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS fallback_reason VARCHAR;
 ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS made_from VARCHAR;
+ALTER TABLE catalogs ADD COLUMN IF NOT EXISTS arrival VARCHAR;
