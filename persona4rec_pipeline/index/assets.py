@@ -6,7 +6,7 @@ import json
 import dagster as dg
 
 from persona4rec_pipeline.embedding import fingerprint, model_folder
-from persona4rec_pipeline.index.build import build_index, uniform_fingerprint
+from persona4rec_pipeline.index.build import build_index, unfinished_catalogs, uniform_fingerprint
 from persona4rec_pipeline.index.files import EncoderReference, Publication
 from persona4rec_pipeline.presentation import bar_chart, markdown_table
 from persona4rec_pipeline.settings import Settings
@@ -40,6 +40,13 @@ def persona_index(
         encoder=_encoder_of_the_vectors(warehouse, settings, tracking),
     )
     manifest = publication.manifest
+    with warehouse.read() as connection:
+        unfinished = unfinished_catalogs(connection)
+    if unfinished:
+        context.log.warning(
+            f"still without vectors, as they were before or left out: {', '.join(unfinished)}; they come in with the "
+            "end of their own refresh, or make persona_vectors for them"
+        )
     what = "published" if publication.published else "unchanged, nothing published; current is"
     context.log.info(f"{what} generation {manifest.generation} at {publication.path}")
     return dg.MaterializeResult(
@@ -49,6 +56,7 @@ def persona_index(
             "items": sum(counts.items for counts in manifest.catalogs.values()),
             "personas": sum(counts.personas for counts in manifest.catalogs.values()),
             "users": manifest.users,
+            "unfinished_catalogs": ", ".join(unfinished) or "none",
             "path": dg.MetadataValue.path(publication.path),
             "encoder": manifest.encoder.version or manifest.encoder.path or manifest.encoder.fingerprint,
             "encoder_fingerprint": manifest.encoder.fingerprint,

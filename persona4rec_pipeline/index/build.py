@@ -56,26 +56,38 @@ def build_index(
 ) -> files.Publication:
     """Write the index of everything that has personas, and publish it unless the current generation is the same.
 
-    `encoder` adds where the encoder of the vectors can be loaded; it is recorded only if its fingerprint is theirs.
-    Raises IndexNotBuildable when there are no personas, when a persona lacks its vector, or when the vectors come from
-    more than one encoder; the old generation then stays current.
+    A catalogue in the middle of its refresh, with personas that have no vector yet, keeps the shard of the current
+    generation, or waits for the next one if it is new; `unfinished_catalogs` names such. `encoder` adds where the
+    encoder of the vectors can be loaded; it is recorded only if its fingerprint is theirs.
+
+    Raises IndexNotBuildable when no catalogue is complete, or when the vectors come from more than one encoder; the old
+    generation then stays current.
     """
     with database.read() as connection:
         fingerprint = uniform_fingerprint(connection, max_history)
         if encoder is None or encoder.fingerprint != fingerprint:
             encoder = files.EncoderReference(fingerprint=fingerprint)
+        unfinished = unfinished_catalogs(connection)
 
         def write(folder: Path) -> files.Contents:
-            names = [
-                row[0] for row in connection.execute("SELECT DISTINCT catalog FROM personas ORDER BY 1").fetchall()
-            ]
             dimension = _dimension(connection)
+            catalogs = {}
+            for (name,) in connection.execute("SELECT DISTINCT catalog FROM personas ORDER BY 1").fetchall():
+                if name not in unfinished:
+                    catalogs[name] = _write_shard(connection, folder, name, dimension)
+                elif (counts := files.keep_shard(index_path, folder, name, fingerprint)) is not None:
+                    catalogs[name] = counts
+            if not catalogs:
+                what = ", ".join(f"{name} ({count})" for name, count in unfinished.items())
+                raise IndexNotBuildable(
+                    f"Personas without vector, by catalogue: {what}. Materialise persona_vectors, then persona_index."
+                )
             return files.Contents(
                 encoder=encoder,
                 dimension=dimension,
                 recency_decay=recency_decay,
                 max_history=max_history,
-                catalogs={name: _write_shard(connection, folder, name, dimension) for name in names},
+                catalogs=catalogs,
                 users=_write_users(connection, folder, dimension, recency_decay, max_history),
                 seen=_write_seen(connection, folder),
             )
@@ -83,21 +95,21 @@ def build_index(
         return files.publish(index_path, write, keep_generations)
 
 
+def unfinished_catalogs(connection: DuckDBPyConnection) -> dict[str, int]:
+    """Catalogues with personas that have no vector yet, and how many such personas: their refresh is going on."""
+    return dict(
+        connection.execute(
+            "SELECT catalog, count(*) FROM personas ANTI JOIN persona_vectors USING (catalog, item_id, persona_id) "
+            "GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    )
+
+
 def uniform_fingerprint(connection: DuckDBPyConnection, max_history: int) -> str:
     """Fingerprint of the one encoder of all vectors that are needed.
 
-    Raises IndexNotBuildable, saying what to do, when there are several, when a persona lacks its vector, or when there
-    are no personas.
+    Raises IndexNotBuildable, saying what to do, when there are several, or when no persona has a vector.
     """
-    missing = connection.execute(
-        "SELECT catalog, count(*) FROM personas ANTI JOIN persona_vectors USING (catalog, item_id, persona_id) "
-        "GROUP BY 1 ORDER BY 1"
-    ).fetchall()
-    if missing:
-        what = ", ".join(f"{catalog} ({count})" for catalog, count in missing)
-        raise IndexNotBuildable(
-            f"Personas without vector, by catalogue: {what}. Materialise persona_vectors for them, then persona_index."
-        )
     found = connection.execute(
         f"""
         SELECT asset, catalog, encoder, count(*) FROM (
@@ -111,7 +123,9 @@ def uniform_fingerprint(connection: DuckDBPyConnection, max_history: int) -> str
         {"max_history": max_history},
     ).fetchall()
     if not any(asset == "persona_vectors" for asset, *_ in found):
-        raise IndexNotBuildable("There are no personas. Materialise personas and persona_vectors, then persona_index.")
+        raise IndexNotBuildable(
+            "There are no personas with vectors. Materialise personas and persona_vectors, then persona_index."
+        )
     encoders = {encoder for _, _, encoder, _ in found}
     if len(encoders) > 1:
         what = "; ".join(f"{asset}[{catalog}]: {count} by {encoder}" for asset, catalog, encoder, count in found)

@@ -212,6 +212,18 @@ def verify(generation: Path, manifest: Manifest, checksums: bool = True) -> None
             raise _corrupt(path, "is not the file that manifest.json states")
 
 
+def keep_shard(index_path: Path, folder: Path, catalog: str, fingerprint: str) -> CatalogCounts | None:
+    """Take a catalogue's shard of the current generation over into a new one; None if it has none by this encoder.
+
+    For use within `publish`. The files never change after their publication, so they are linked and not copied.
+    """
+    known = _current_manifest(index_path)
+    if known is None or known[1].encoder.fingerprint != fingerprint or catalog not in known[1].catalogs:
+        return None
+    shutil.copytree(shard_folder(known[0], catalog), shard_folder(folder, catalog), copy_function=os.link)
+    return known[1].catalogs[catalog]
+
+
 def publish(index_path: Path, write: Callable[[Path], Contents], keep_generations: int) -> Publication:
     """Let `write` fill an empty folder, then make it the current generation; readers see the old one or the new one.
 

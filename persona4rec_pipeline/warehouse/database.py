@@ -99,11 +99,13 @@ class Database:
         incoming = "FROM incoming_frame" if len(rows) else f"FROM {table} LIMIT 0"
         rows = rows.reset_index(drop=True)  # DuckDB reads a frame with another index wrongly, or not at all
         with self.read() as connection:
-            connection.register("incoming_frame", rows)
+            if len(rows):
+                connection.register("incoming_frame", rows)
             if not would_change(connection, table, incoming, scope, parameters):
                 return 0
         with self.write() as connection:
-            connection.register("incoming_frame", rows)
+            if len(rows):
+                connection.register("incoming_frame", rows)
             return replace_changed_rows(connection, table, incoming, scope, parameters)
 
     def content_version(self, table: str, catalog: str | None = None, ignore: Sequence[str] = ()) -> str:

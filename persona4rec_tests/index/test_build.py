@@ -49,11 +49,31 @@ def test_vectors_of_two_encoders_are_refused_with_what_to_do(tmp_path):
     assert PersonaIndex.open(shop.index_path).generation == 1
 
 
-def test_personas_without_vectors_are_refused_by_their_catalogue(tmp_path):
+def without_vectors(shop, *catalogs):
+    shop.rows["persona_vectors"] = [row for row in shop.rows["persona_vectors"] if row["catalog"] not in catalogs]
+    return shop
+
+
+def test_a_catalogue_in_the_middle_of_its_refresh_keeps_its_shard(tmp_path):
     shop = two_catalogues(tmp_path)
-    shop.rows["persona_vectors"] = [row for row in shop.rows["persona_vectors"] if row["catalog"] != "films"]
-    with pytest.raises(IndexNotBuildable, match=r"films \(2\).*Materialise persona_vectors"):
-        shop.publish()
+    shop.publish()
+    films = PersonaIndex.open(shop.index_path).personas_of(shop.rows["items"][-1]["item_id"])
+    shop.item("late", (axis(3), "appreciative"), catalog="books")
+    without_vectors(shop, "films").publish()
+    index = PersonaIndex.open(shop.index_path)
+    assert index.generation == 2 and index.catalogs == ("books", "films")
+    assert index.personas_of(shop.rows["items"][-2]["item_id"]) == films and index.personas_of("late")
+
+
+def test_a_new_catalogue_in_the_middle_of_its_refresh_waits_for_the_next_generation(tmp_path):
+    shop = without_vectors(two_catalogues(tmp_path), "films")
+    shop.publish()
+    assert PersonaIndex.open(shop.index_path).catalogs == ("books",)
+
+
+def test_personas_without_any_vector_are_refused(tmp_path):
+    with pytest.raises(IndexNotBuildable, match="no personas with vectors"):
+        without_vectors(two_catalogues(tmp_path), "books", "films").publish()
 
 
 def test_an_index_without_personas_is_refused(tmp_path):
