@@ -59,7 +59,7 @@ def refresh_what_changed(context: dg.OpExecutionContext, config: Refresh, settin
 
 @dg.op(tags={"kind": "persona4rec"})
 def train_what_changed(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Judge, train, evaluate, promote if better, embed again, publish."""
+    """Judge, train, embed again, publish, evaluate."""
     from persona4rec_pipeline.runner import WEEKLY, run_in_job
 
     run_in_job(context, settings, WEEKLY, [])
@@ -77,9 +77,9 @@ def refresh_catalogs() -> None:
 
 
 @dg.job(
-    description="Judge which personas explain past choices, train the encoder on them, promote it if it is better on the "
-    "panel, embed everything with it again and publish. The schedule weekly_encoder_training runs it; start it by hand "
-    "after many new reviews.",
+    description="Judge which personas explain past choices, train the encoder on them, make it the champion, embed "
+    "everything with it again, publish, and evaluate on the panel. The schedule weekly_encoder_training runs it; start it "
+    "by hand after many new reviews.",
     tags=CRASH_RETRIES,
 )
 def train_encoder() -> None:
@@ -107,7 +107,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             cron_schedule=settings.schedules.weekly,
             execution_timezone=settings.schedules.timezone,
             default_status=status,
-            description="Every week: judge, train, promote the encoder if it is better, embed again, publish.",
+            description="Every week: judge, train, embed again with the new encoder, publish, evaluate.",
         ),
     ]
 

@@ -15,11 +15,13 @@ from persona4rec_pipeline.index.files import IndexMissing, current_generation, g
 from persona4rec_pipeline.reviews.catalogs import (
     AUTO,
     Catalog,
+    CatalogError,
     delete_catalog_rows,
     get_catalog,
     list_catalogs,
     register_catalog,
 )
+from persona4rec_pipeline.reviews.incoming import scan
 from persona4rec_pipeline.runner import Finished, forget_partition, materialize_source
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
@@ -68,10 +70,17 @@ def add_catalog(
 def remove_catalog(settings: Settings, name: str) -> Removal:
     """Delete a catalogue's rows, generations, index shard and partition key; its source files stay.
 
-    Index generations that hold it are deleted once one without it is published. Raises CatalogError for an unknown one.
+    Index generations that hold it are deleted once one without it is published. Raises CatalogError for an unknown one,
+    and for one whose folder still lies in the watched location: it would come back with the next look.
     """
     warehouse = open_warehouse(settings)
     get_catalog(warehouse, name)
+    for arrival in scan(settings):
+        if arrival.name == name:
+            raise CatalogError(
+                f"{arrival.folder} still lies in the watched location, and the sensor would take catalogue {name} in "
+                "again. Move that folder away first."
+            )
     rows = sum(delete_catalog_rows(warehouse, name).values())
     generations = Ledger(open_ledger_database(settings)).forget(name)
     forget_partition(settings, name)

@@ -155,14 +155,16 @@ def run_stale(
         _register_partitions(running, known)
         for place, step in enumerate(steps):
             for catalog in (catalogs or known) if _is_partitioned(definitions, step[0]) else [None]:
+                if catalog in failures:
+                    continue
+                changed: tuple[str, ...] = ()
+                if step == SOURCE_STEP and catalog is not None:
+                    changed = _source_reasons(warehouse, catalog, catalog in arrived, listener)
                 for asset in step:
-                    if catalog in failures:
-                        break
                     reasons = stale_reasons(running, definitions, asset, catalog)
                     if force and catalog is not None:
                         reasons = reasons or ("asked for",)
-                    if step == SOURCE_STEP and catalog is not None:
-                        reasons += _source_reasons(warehouse, catalog, catalog in arrived, listener)
+                    reasons += changed
                     if reasons:
                         listener.started(asset, catalog, reasons)
                     try:
@@ -204,11 +206,13 @@ def run_in_job(
         context.job_name,
     )
     made = [outcome for outcome in outcomes if outcome.was_stale]
+    # The splits of every catalogue are looked at whenever one has new reviews; that alone is no refresh.
+    refreshed = {outcome.catalog for outcome in made if outcome.catalog and outcome.asset != "splits"}
     context.add_output_metadata(
         {
             "looked_at": len(outcomes),
             "made": len(made),
-            "catalogs": sorted({outcome.catalog for outcome in made if outcome.catalog}),
+            "catalogs": sorted(refreshed),
             "generated": sum(int(outcome.metadata.get("generated", 0)) for outcome in made),
             "ledger_hits": sum(int(outcome.metadata.get("ledger_hits", 0)) for outcome in made),
         }

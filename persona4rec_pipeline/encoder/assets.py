@@ -28,7 +28,7 @@ from persona4rec_pipeline.encoder.training import TrainingPair, TrainingResult, 
 from persona4rec_pipeline.encoder.vectors import VectorCounts, refresh_interaction_vectors, refresh_persona_vectors
 from persona4rec_pipeline.presentation import line_chart
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import CHAMPION, Run, Tracking
+from persona4rec_pipeline.tracking import CHAMPION, ChampionInfo, Run, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of these assets changes their results.
@@ -77,9 +77,8 @@ def persona_encoder(
                 context.log.warning(
                     f"{len(pairs)} pairs are too few to train on; the base encoder is registered as it is"
                 )
-                version = tracking.register_encoder(
-                    base, run.run_id, base_fingerprint, {"training_key": key, "trained": "false"}
-                )
+                tags = {"training_key": key, "trained": "false"}
+                version = tracking.register_encoder(base, run.run_id, base_fingerprint, tags)
         tracking.set_alias(CHAMPION, version)
         champion = tracking.champion()
         assert champion is not None
@@ -184,16 +183,31 @@ def _report_training(run: Run, result: TrainingResult) -> dict[str, Any]:
 def _champion(
     context: dg.AssetExecutionContext, settings: Settings, tracking: Tracking
 ) -> tuple[str, Callable[[Sequence[str]], np.ndarray]]:
-    """The champion's fingerprint, and a function that loads it when there is something to encode."""
+    """The champion's fingerprint, and a function that loads it when there is something to encode.
+
+    Where nothing was trained yet the base encoder becomes the first champion, so that a first catalogue is served at once.
+    """
     champion = tracking.champion()
     if champion is None:
-        raise dg.Failure("There is no champion encoder yet. Materialise persona_encoder first.", allow_retries=False)
+        context.log.info("no encoder was trained yet; the base encoder is the champion until one is")
+        champion = _register_base(context, settings, tracking)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         encoder = Encoder.load(champion.path, settings.encoder.max_seq_length, settings.encoder.encode_batch_size)
         return encoder.encode(texts, context.log.info)
 
     return fingerprint(champion.path, settings.encoder.max_seq_length), encode
+
+
+def _register_base(context: dg.AssetExecutionContext, settings: Settings, tracking: Tracking) -> ChampionInfo:
+    base = model_folder(settings.encoder.base_model)
+    stated = fingerprint(base, settings.encoder.max_seq_length)
+    with tracking.run("encoder", "base encoder", {"dagster_run_id": context.run_id}) as run:
+        version = tracking.register_encoder(base, run.run_id, stated, {"trained": "false"})
+    tracking.set_alias(CHAMPION, version)
+    champion = tracking.champion()
+    assert champion is not None
+    return champion
 
 
 def _vectors_result(

@@ -133,7 +133,7 @@ def write_persona(group: Group, chosen: Sequence[str], title: str, domain: Domai
         name = next(f"{names[0]} {n}" for n in range(2, 100) if f"{names[0]} {n}".lower() not in taken_names)
     topics = join_words(chosen[:2])
     person = domain.person
-    reason = f"its {group.taste.name.lower()}" if group.taste else topics
+    reason = group.taste.meaning if group.taste else topics
     if group.polarity == "critical":
         looks = f"is put off by {group.taste.meaning}" if group.taste else f"is put off by {topics}"
         rationale = f"They do not take to {title} because of {reason}"

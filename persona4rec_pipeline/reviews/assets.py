@@ -112,27 +112,22 @@ def items(
 
 
 @dg.asset(
-    deps=[reviews],
+    partitions_def=CATALOGS,
+    # A user's last interaction may lie in any catalogue, so new reviews of one may move the splits of another.
+    deps=[dg.AssetDep(reviews, partition_mapping=dg.AllPartitionMapping())],
     group_name="reviews",
     kinds={"duckdb"},
     description="Train, valid or test for every interaction: the last positive interactions of a hashed panel of "
     "users, and all that these users did later, are held out from everything downstream.",
 )
-def splits(warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    counts = assign_splits(warehouse, settings)
+def splits(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    name = context.partition_key
+    counts = assign_splits(warehouse, settings, name)
     return dg.MaterializeResult(
-        metadata={
-            **counts,
-            "dagster/row_count": counts["train"] + counts["valid"] + counts["test"],
-            "by_catalog": _table(
-                warehouse,
-                ("catalogue", "train", "valid", "test", "targets"),
-                "SELECT catalog, count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'), "
-                "count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target) FROM splits "
-                "GROUP BY catalog ORDER BY catalog",
-            ),
-        },
-        data_version=dg.DataVersion(warehouse.content_version("splits")),
+        metadata={**counts, "dagster/partition_row_count": counts["train"] + counts["valid"] + counts["test"]},
+        data_version=dg.DataVersion(warehouse.content_version("splits", name)),
     )
 
 

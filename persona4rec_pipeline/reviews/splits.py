@@ -34,8 +34,10 @@ _SPLITS = f"""
 """
 
 
-def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
-    """Give every interaction of every catalogue its split; writes only the rows that change.
+def assign_splits(database: Database, settings: Settings, catalog: str | None = None) -> dict[str, int]:
+    """Give every interaction of a catalogue (default: of all) its split; writes only the rows that change.
+
+    The rule reads the interactions of all catalogues: a user's last one may lie in any of them.
 
     A user belongs to the panel if USER_FRACTION of the id is below `splits.panel_fraction`, and the user has at least
     `splits.min_interactions` interactions over all catalogues, among them two positive ones that each have an earlier
@@ -52,31 +54,39 @@ def assign_splits(database: Database, settings: Settings) -> dict[str, int]:
     the other way: a user who enters the panel by a new review (at most the interactions from the last positive one on),
     and a review that arrives late and is older than those already there.
 
-    Returns counts: train, valid, test (interactions), targets, users, panel_users, and changed (1 if anything was
-    written, else 0).
+    Returns counts of the catalogue: train, valid, test (interactions), targets, users, panel_users (users with a target
+    in it), and changed (1 if anything was written, else 0).
     """
+    scope, name = ("TRUE", {}) if catalog is None else ("catalog = $catalog", {"catalog": catalog})
+    incoming = "FROM new_splits"
     parameters = {
         "panel_fraction": settings.splits.panel_fraction,
         "min_interactions": settings.splits.min_interactions,
     }
     with database.read() as connection:
-        _compute(connection, parameters)
-        changed = would_change(connection, "splits", "FROM new_splits")
+        _compute(connection, parameters, scope, name)
+        changed = would_change(connection, "splits", incoming, scope, name)
     if changed:
         # Computed again under the lock: reviews may have been replaced in between, and every one of them needs its row.
         with database.write() as connection:
-            _compute(connection, parameters)
-            replace_changed_rows(connection, "splits", "FROM new_splits")
-    counts = database.rows("""
+            _compute(connection, parameters, scope, name)
+            replace_changed_rows(connection, "splits", incoming, scope, name)
+    counts = database.rows(
+        f"""
         SELECT count(*) FILTER (WHERE split = 'train'), count(*) FILTER (WHERE split = 'valid'),
             count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE is_target),
             count(DISTINCT user_id), count(DISTINCT user_id) FILTER (WHERE is_target)
-        FROM splits JOIN reviews USING (catalog, review_id)
-    """)[0]
+        FROM splits JOIN reviews USING (catalog, review_id) WHERE {scope}
+        """,
+        name,
+    )[0]
     names = ("train", "valid", "test", "targets", "users", "panel_users")
     return {**dict(zip(names, counts, strict=True)), "changed": int(changed)}
 
 
-def _compute(connection: duckdb.DuckDBPyConnection, parameters: dict[str, float]) -> None:
+def _compute(
+    connection: duckdb.DuckDBPyConnection, parameters: dict[str, float], scope: str, name: dict[str, str]
+) -> None:
     """Fill the temporary table `new_splits`."""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE new_splits AS {_SPLITS}", parameters)
+    query = f"CREATE OR REPLACE TEMP TABLE new_splits AS SELECT * FROM ({_SPLITS}) WHERE {scope}"
+    connection.execute(query, {**parameters, **name})

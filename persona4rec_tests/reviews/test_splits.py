@@ -171,3 +171,15 @@ def test_no_history_leaks(tmp_path_factory, rows, share):
             assert set(order) == {0}
         else:
             assert not any(positive for positive, split, is_target in mine if split != "train" and not is_target)
+
+
+def test_one_catalogue_at_a_time_gives_the_same_splits_as_all_at_once(tmp_path):
+    together, apart = everyone(tmp_path / "a"), everyone(tmp_path / "b")
+    for workshop in (together, apart):
+        workshop.store_reviews(history("ann", "+++"), "books")
+        workshop.store_reviews(history("ann", "++", first_day=2, catalog_items="film"), "films")
+    assign_splits(together.database, together.settings)
+    assert assign_splits(apart.database, apart.settings, "books")["train"] == 3
+    assert drawn(apart) == "ttt"
+    assert assign_splits(apart.database, apart.settings, "films")["targets"] == 2
+    assert drawn(apart) == drawn(together)
