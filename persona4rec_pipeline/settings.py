@@ -53,6 +53,9 @@ class ReviewSettings(Group):
 class IncomingSettings(Group):
     """The watched location in which catalogues arrive, a folder each."""
 
+    watched: bool = Field(
+        True, description="Whether the sensor is on at first; its switch in the Dagster UI wins afterwards."
+    )
     location: str | None = Field(
         None, description="Path or fsspec URL (s3://..., gs://..., sftp://...) that is watched; none: <home>/incoming."
     )
@@ -69,13 +72,13 @@ class ScheduleSettings(Group):
     """When the schedules run."""
 
     running: bool = Field(
-        True, description="Whether schedules and sensor are on at first; the switches of the Dagster UI win afterwards."
+        True, description="Whether the schedules are on at first; their switches in the Dagster UI win afterwards."
     )
     nightly: str = Field("0 2 * * *", description="Cron expression of the nightly persona refresh.")
     weekly: str = Field("0 4 * * 0", description="Cron expression of the weekly encoder training.")
     timezone: str = Field("UTC", description="Time zone of both, such as Europe/Berlin.")
     late_after_h: float = Field(
-        26.0, gt=0, description="Age in hours from which a catalogue or the index counts as late in the UI."
+        26.0, gt=0, description="Hours after which the index counts as late in the UI when no refresh has looked at it."
     )
 
 
@@ -115,6 +118,11 @@ class GenerationSettings(Group):
         0.6, gt=0, le=2, description="Sampling temperature of a retry; the first try is greedy (temperature 0)."
     )
     max_retries: int = Field(1, ge=0, description="Further tries, each with another seed, for an unusable answer.")
+    max_tokens_per_run: int | None = Field(
+        None, ge=1, description="Tokens, prompts and answers together, after which a run stops cleanly; none: no limit."
+    )
+    prompt_price: float = Field(0.0, ge=0, description="Price of a million prompt tokens, for estimates.")
+    completion_price: float = Field(0.0, ge=0, description="Price of a million generated tokens, for estimates.")
     checkpoint_every: int = Field(
         64,
         ge=1,

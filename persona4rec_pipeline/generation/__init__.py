@@ -9,9 +9,17 @@ from persona4rec_pipeline.generation.language_model import LanguageModel
 from persona4rec_pipeline.generation.ledger import Ledger
 from persona4rec_pipeline.generation.packaged_models import resolve_embedding_model, resolve_language_model
 from persona4rec_pipeline.generation.prompts import PromptTemplate, delimit
-from persona4rec_pipeline.generation.records import GenerationError, InvalidAnswer, Message, Request, Result
+from persona4rec_pipeline.generation.records import (
+    BudgetReached,
+    GenerationError,
+    InvalidAnswer,
+    Message,
+    Request,
+    Result,
+)
 
 __all__ = [
+    "BudgetReached",
     "GenerationError",
     "InvalidAnswer",
     "LanguageModel",

@@ -23,7 +23,7 @@ from persona4rec_pipeline.generation.ledger import Ledger, LedgerRow
 from persona4rec_pipeline.generation.packaged_models import PACKAGED_LANGUAGE_MODEL
 from persona4rec_pipeline.generation.progress import Progress
 from persona4rec_pipeline.generation.prompts import cut_at_sentence
-from persona4rec_pipeline.generation.records import GenerationError, InvalidAnswer, Request, Result
+from persona4rec_pipeline.generation.records import BudgetReached, GenerationError, InvalidAnswer, Request, Result
 from persona4rec_pipeline.settings import Settings
 
 Check = Callable[[Request, Any], Any]
@@ -156,7 +156,8 @@ class LanguageModel:
         with another seed each time, then returned (and recorded) as failed. A prompt that does not fit
         `generation.context_length` is a failed result that costs nothing and is not recorded.
 
-        Raises GenerationError when the engine cannot start, the endpoint refuses, or the engine is `extractive`.
+        Raises GenerationError when the engine cannot start, the endpoint refuses, or the engine is `extractive`;
+        BudgetReached before the first chunk that would be paid for after `generation.max_tokens_per_run` is used up.
         """
         if self.is_extractive:
             raise GenerationError(
@@ -227,6 +228,8 @@ class LanguageModel:
         for key, request in zip(keys, chunk, strict=True):
             if key not in jobs and self._must_pay(known.get(key)):
                 jobs[key] = _Job(request, key, known.get(key))
+        if jobs:
+            self._keep_to_budget()
         self._work(list(jobs.values()), check, progress)
 
         rows = {key: job.row(self.name) for key, job in jobs.items() if job.attempts}
@@ -245,6 +248,15 @@ class LanguageModel:
         for result in results:
             self._count(result)
         return results
+
+    def _keep_to_budget(self) -> None:
+        budget = self.settings.generation.max_tokens_per_run
+        used = self.stats.prompt_tokens + self.stats.completion_tokens
+        if budget is not None and used >= budget:
+            raise BudgetReached(
+                f"This run has used {used:,} tokens; generation.max_tokens_per_run allows {budget:,}. What was paid for is "
+                "kept: run again to go on from here, or raise the budget."
+            )
 
     def _must_pay(self, row: LedgerRow | None) -> bool:
         if row is None:

@@ -134,20 +134,22 @@ class Ledger:
         generations, failed, hits = (int(by_task[name].sum()) for name in ("generations", "failed", "hits"))
         return LedgerSummary(generations, failed, hits, hits / max(hits + generations, 1), by_task)
 
-    def forget(self, subject_prefix: str) -> int:
-        """Delete what was made for a subject and for everything below it; returns the number of rows.
+    def forget(self, *subject_prefixes: str) -> int:
+        """Delete what was made for these subjects and for everything below them; returns the number of rows.
 
         A prefix is whole path segments: `books/review/ab1` covers `books/review/ab1` and `books/review/ab1/title`, not
         `books/review/ab12`. A row is filed under the first subject that asked: an answer that two subjects share
         because their prompts are the same, letter by letter, goes with that one. Raises ValueError for an empty prefix.
         """
-        prefix = subject_prefix.rstrip("/")
-        if not prefix:
+        prefixes = [prefix.rstrip("/") for prefix in subject_prefixes]
+        if not all(prefixes):
             raise ValueError("An empty prefix would forget the whole ledger; delete its file if that is meant.")
         with self.database.write() as connection:
             deleted = connection.execute(
-                "DELETE FROM generations WHERE subject = $1 OR starts_with(subject, $2) RETURNING key",
-                [prefix, f"{prefix}/"],
+                "DELETE FROM generations WHERE key IN (SELECT key FROM generations JOIN "
+                "(SELECT unnest(?::VARCHAR[]) AS prefix) ON subject = prefix OR starts_with(subject, prefix || '/')) "
+                "RETURNING key",
+                [prefixes],
             )
             return len(deleted.fetchall())
 

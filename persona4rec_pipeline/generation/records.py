@@ -20,6 +20,10 @@ class GenerationError(RuntimeError):
     """Generation as a whole cannot go on: no model, no engine, or a refusing endpoint. Finished chunks are kept."""
 
 
+class BudgetReached(GenerationError):
+    """The run has used up its tokens; what was paid for is in the ledger, and the next run goes on from there."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a chat prompt."""

@@ -11,7 +11,14 @@ from dataclasses import replace
 
 import pytest
 
-from persona4rec_pipeline.generation import GenerationError, InvalidAnswer, LanguageModel, Message, Request
+from persona4rec_pipeline.generation import (
+    BudgetReached,
+    GenerationError,
+    InvalidAnswer,
+    LanguageModel,
+    Message,
+    Request,
+)
 from persona4rec_pipeline.generation import progress as progress_module
 from persona4rec_pipeline.generation.engine import Answer
 from persona4rec_tests.generation.scripted import ScriptedEngine, ask, cut_off, echo, ledger_in, settings_in
@@ -349,3 +356,16 @@ class CountingDatabase:
         self.writes += 1
         with self._database.write() as connection:
             yield connection
+
+
+def test_a_budget_stops_before_the_first_chunk_beyond_it_and_the_next_run_goes_on(tmp_path):
+    requests = [ask(str(n)) for n in range(6)]
+    llm, engine = model(tmp_path, checkpoint_every=2, max_tokens_per_run=30)
+    # 15 tokens each: one chunk of two is what the budget allows.
+    with pytest.raises(BudgetReached, match="30 tokens"):
+        list(llm.generate(requests))
+    assert len(engine.prompts) == 2
+    llm, engine = model(tmp_path, checkpoint_every=2, max_tokens_per_run=60)
+    assert [result.from_ledger for result in llm.generate(requests)] == [True] * 2 + [False] * 4
+    llm, engine = model(tmp_path, checkpoint_every=2, max_tokens_per_run=1)
+    assert len(list(llm.generate(requests))) == 6 and not engine.prompts, "what the ledger knows costs nothing"
