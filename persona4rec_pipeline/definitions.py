@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ import persona4rec_pipeline.index.assets as index
 import persona4rec_pipeline.personas.assets as personas
 import persona4rec_pipeline.reviews.assets as reviews
 from persona4rec_pipeline.automation import JOBS, build_schedules, build_sensors
+from persona4rec_pipeline.checks import CHECKS
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.settings import Settings, load_settings
@@ -41,12 +43,19 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
     os.environ.setdefault("VLLM_CACHE_ROOT", str(settings.home / "cache" / "vllm"))
     os.environ.setdefault("VLLM_CONFIG_ROOT", str(settings.home / "cache" / "vllm"))
     versions = {name: version for room in ROOMS for name, version in room.code_versions(settings).items()}
+    # Every night looks at the index, changed or not; one that nobody looked at means that the night did not happen.
+    late = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.schedules.late_after_h))
     assets = dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()], owners=OWNERS),
+        lambda spec: spec.replace_attributes(
+            code_version=versions[spec.key.to_user_string()],
+            owners=OWNERS,
+            freshness_policy=late if spec.key.to_user_string() == "persona_index" else None,
+        ),
         [asset for room in ROOMS for asset in room.ASSETS],
     )
     return dg.Definitions(
         assets=assets,
+        asset_checks=CHECKS,
         jobs=JOBS,
         schedules=build_schedules(settings),
         sensors=build_sensors(settings),
