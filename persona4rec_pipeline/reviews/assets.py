@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.automation import CATALOGS, patient
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.reviews.catalogs import get_catalog
 from persona4rec_pipeline.reviews.incoming import take_in
@@ -33,6 +33,7 @@ PREVIEW_ROWS = 5
     description="One user's review of one item at one time, read from the catalogue's source; bad rows are kept apart, "
     "with file, line and reason.",
 )
+@patient
 def reviews(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
@@ -81,6 +82,7 @@ def reviews(
     kinds={"duckdb"},
     description="The items of the catalogue: its metadata, and every item that is known from reviews alone.",
 )
+@patient
 def items(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
@@ -120,6 +122,7 @@ def items(
     description="Train, valid or test for every interaction: the last positive interactions of a hashed panel of "
     "users, and all that these users did later, are held out from everything downstream.",
 )
+@patient
 def splits(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:

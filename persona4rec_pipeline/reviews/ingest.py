@@ -10,6 +10,7 @@ for the final insert. Nothing in the warehouse changes unless all of a source wa
 from __future__ import annotations
 
 import glob
+import hashlib
 import shutil
 import tempfile
 import time
@@ -49,7 +50,7 @@ class TooManyRejects(SourceError):
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """What became of the rows of a source: kept = read - rejected - duplicates - beyond_limit + from_reviews."""
+    """What became of a source: kept = read - rejected - forgotten - duplicates - beyond_limit + from_reviews."""
 
     read: int
     rejected: int
@@ -57,6 +58,12 @@ class IngestCounts:
     beyond_limit: int  # usable rows of items that `limit_items` leaves out
     from_reviews: int  # items only: those without metadata, known from their reviews
     kept: int
+    forgotten: int = 0  # reviews only: rows of users who asked to be forgotten
+
+
+def user_hash(user_id: str) -> str:
+    """How a forgotten user is remembered: SHA-256, hexadecimal, of a fixed prefix and the id."""
+    return hashlib.sha256(f"persona4rec:{user_id}".encode()).hexdigest()
 
 
 def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> IngestCounts:
@@ -72,11 +79,18 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
     with _staging(settings) as (stage, folder):
         stage_reviews(stage, catalog.reviews_source, format_of(catalog), catalog.column_mapping, settings.reviews)
         read, rejected = _check_rejects(stage, "reviews", catalog, settings)
+        hashes = [digest for (digest,) in database.rows("SELECT user_hash FROM forgotten_users")]
+        is_forgotten = "sha256('persona4rec:' || user_id) IN (SELECT unnest($hashes::VARCHAR[]))"
         # Narrow on purpose: which rows stay is decided without moving their texts.
-        stage.execute("""
-            CREATE TABLE first_rows AS SELECT file_number, line, item_id FROM staged_reviews WHERE problem IS NULL
+        stage.execute(
+            f"""
+            CREATE TABLE first_rows AS SELECT file_number, line, item_id FROM staged_reviews
+            WHERE problem IS NULL AND NOT {is_forgotten}
             QUALIFY row_number() OVER (PARTITION BY user_id, item_id, reviewed_at ORDER BY file_number, line) = 1
-        """)
+            """,
+            {"hashes": hashes},
+        )
+        forgotten = _count(stage, "staged_reviews", f"problem IS NULL AND {is_forgotten}", {"hashes": hashes})
         unique = _count(stage, "first_rows")
         if catalog.limit_items is not None:
             stage.execute(
@@ -97,7 +111,9 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
                 "missing": settings.reviews.missing_rating_is_positive,
             },
         )
-        _export_rejects(stage, "reviews", catalog, folder)
+        # What a forgotten user wrote is not kept as a rejected row either; that there was one is.
+        row_text = f"CASE WHEN {is_forgotten} THEN NULL ELSE row_text END"
+        _export_rejects(stage, "reviews", catalog, folder, row_text, {"hashes": hashes})
         with database.write() as warehouse:
             incoming = f"SELECT * FROM {_parquet(folder / 'reviews.parquet')}"
             replace_changed_rows(warehouse, "reviews", incoming, "catalog = $catalog", {"catalog": catalog.name})
@@ -108,10 +124,11 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
     return IngestCounts(
         read=read,
         rejected=rejected,
-        duplicates=read - rejected - unique,
+        duplicates=read - rejected - forgotten - unique,
         beyond_limit=unique - kept,
         from_reviews=0,
         kept=kept,
+        forgotten=forgotten,
     )
 
 
@@ -232,13 +249,20 @@ def _export(stage: duckdb.DuckDBPyConnection, query: str, path: Path, parameters
     stage.execute("DROP TABLE exported")
 
 
-def _export_rejects(stage: duckdb.DuckDBPyConnection, asset: str, catalog: Catalog, folder: Path) -> None:
+def _export_rejects(
+    stage: duckdb.DuckDBPyConnection,
+    asset: str,
+    catalog: Catalog,
+    folder: Path,
+    row_text: str = "row_text",
+    parameters: dict[str, Any] | None = None,
+) -> None:
     _export(
         stage,
-        f"SELECT CAST($catalog AS VARCHAR) AS catalog, '{asset}' AS asset, file, line, problem AS reason, row_text "
-        f"FROM staged_{asset} WHERE problem IS NOT NULL ORDER BY file_number, line",
+        f"SELECT CAST($catalog AS VARCHAR) AS catalog, '{asset}' AS asset, file, line, problem AS reason, "
+        f"{row_text} AS row_text FROM staged_{asset} WHERE problem IS NOT NULL ORDER BY file_number, line",
         folder / "rejected.parquet",
-        {"catalog": catalog.name},
+        {"catalog": catalog.name, **(parameters or {})},
     )
 
 
@@ -269,8 +293,13 @@ def _gather_items(warehouse: duckdb.DuckDBPyConnection, catalog: Catalog, metada
     )
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str, condition: str = "TRUE") -> int:
-    row = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()
+def _count(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    condition: str = "TRUE",
+    parameters: dict[str, Any] | None = None,
+) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", parameters or {}).fetchone()
     return int(row[0]) if row else 0
 
 

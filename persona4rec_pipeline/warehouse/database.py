@@ -120,6 +120,18 @@ class Database:
             ).fetchone()
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
+    def compact(self) -> None:
+        """Write the file anew without the space of deleted rows, where their content can still be read; atomic."""
+        aside = self.path.with_suffix(".compact")
+        with self._lock(fcntl.LOCK_EX):
+            aside.unlink(missing_ok=True)
+            with duckdb.connect(":memory:", config={"memory_limit": f"{self.memory_limit_gib}GiB"}) as connection:
+                for path, name in ((self.path, "stored"), (aside, "compacted")):
+                    connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS {name}")
+                connection.execute("COPY FROM DATABASE stored TO compacted")
+                connection.execute("DETACH compacted; DETACH stored")
+            aside.replace(self.path)
+
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock(fcntl.LOCK_EX), self._connect(read_only=False):

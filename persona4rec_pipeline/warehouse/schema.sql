@@ -50,6 +50,12 @@ CREATE TABLE IF NOT EXISTS rejected_rows (
     row_text VARCHAR                        -- the row as read, cut at 2,000 characters
 );
 
+-- Users who asked to be forgotten, by a hash of their id: their rows in a source are left out of every ingest.
+CREATE TABLE IF NOT EXISTS forgotten_users (
+    user_hash    VARCHAR PRIMARY KEY,       -- SHA-256, see reviews/ingest.py
+    forgotten_at TIMESTAMP NOT NULL
+);
+
 -- Asset `splits`: what is held out. Every interaction has exactly one row.
 CREATE TABLE IF NOT EXISTS splits (
     catalog      VARCHAR NOT NULL,

@@ -1,0 +1,206 @@
+"""Forgetting a user as one act: from warehouse, ledger, index, Dagster's log, and from what is ingested later.
+
+Belongs here: what must go, and in which order, so that a forgetting that was cut short can be repeated. Does not belong
+here: how each room deletes its part.
+
+What cannot be taken out is the influence of the user's choices on the weights of an encoder that was trained before; the
+next training is without them. The source files are not ours to change: their rows of this user are left out from now on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from persona4rec_pipeline.generation import Ledger
+from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
+from persona4rec_pipeline.personas.text import sentences
+from persona4rec_pipeline.presentation import markdown_text
+from persona4rec_pipeline.reviews.assets import code_versions
+from persona4rec_pipeline.reviews.catalogs import list_catalogs
+from persona4rec_pipeline.reviews.ingest import user_hash
+from persona4rec_pipeline.runner import NIGHTLY, SILENT, SOURCE_STEP, STEPS, Listener, dagster_instance, run_stale
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
+
+# Tables with a column user_id whose rows are the user's own.
+OWN_TABLES = ("review_aspects", "alignment_pairs", "interaction_vectors", "candidates")
+# Characters of a review by which a run's log is recognised as quoting it; shorter ones would hit by chance.
+TELLING_CHARACTERS = 24
+# Longest wait for a SQLite file that the daemon writes to, in seconds.
+SQLITE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was deleted: reviews, rows of other tables, generations of the ledger, items whose personas were made again,
+    runs of Dagster's log, old index generations."""
+
+    reviews: int
+    rows: int
+    generations: int
+    items: int
+    runs: int
+    index_generations: int
+
+
+def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -> Forgotten:
+    """Delete everything of a user, make again the personas that rested on their reviews, publish, and tidy the files.
+
+    Raises ValueError for a user of whom nothing is known and who was not forgotten before.
+    """
+    warehouse, ledger = open_warehouse(settings), Ledger(open_ledger_database(settings))
+    reviews = warehouse.rows("SELECT catalog, review_id, item_id, text FROM reviews WHERE user_id = ?", [user_id])
+    digest = user_hash(user_id)
+    if not reviews and not warehouse.rows("SELECT 1 FROM forgotten_users WHERE user_hash = ?", [digest]):
+        raise ValueError(f"No review of user {user_id!r} is known.")
+    names = _persona_names(warehouse, user_id)
+    # The ledger first: what it holds is found by the reviews, and must be found again if this is cut short here.
+    generations = ledger.forget(*_subjects(warehouse, user_id))
+    rows = _delete_rows(warehouse, user_id, digest)
+    every = [entry.catalog.name for entry in list_catalogs(warehouse)]
+    catalogs = sorted({catalog for catalog, *_ in reviews}) or every
+    with dagster_instance(settings) as instance:
+        _tell_dagster(instance, settings, warehouse, catalogs)
+        steps = tuple(step for step in NIGHTLY if step != SOURCE_STEP)
+        run_stale(settings, catalogs, steps, listener, instance, "forget-user", force=True)
+        # Names that only the user's words gave rise to are traces, too.
+        names -= {name for (name,) in warehouse.rows("SELECT DISTINCT name FROM personas")}
+        runs = _delete_runs(instance, [user_id, *names], [text for *_, text in reviews])
+    old = _delete_old_generations(settings)
+    warehouse.compact()
+    ledger.database.compact()
+    _compact_sqlite(settings)
+    items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})
+    return Forgotten(len(reviews), rows, generations, items, runs, old)
+
+
+def _persona_names(warehouse: Database, user_id: str) -> set[str]:
+    """Names of the personas that rest on the user's reviews, among others."""
+    found = warehouse.rows(
+        """SELECT DISTINCT name FROM (SELECT name, unnest(evidence_review_ids) AS review_id FROM personas)
+           JOIN reviews USING (review_id) WHERE user_id = ?""",
+        [user_id],
+    )
+    return {name for (name,) in found}
+
+
+def _subjects(warehouse: Database, user_id: str) -> list[str]:
+    """What in the ledger was made for the user, from their reviews, or about items whose personas may quote them."""
+    parameters = {"user": user_id}
+    found = warehouse.rows(
+        """
+        WITH items AS (SELECT DISTINCT catalog, item_id FROM reviews WHERE user_id = $user)
+        SELECT catalog || '/review/' || review_id FROM reviews WHERE user_id = $user
+        UNION ALL SELECT catalog || '/item/' || item_id FROM items
+        UNION ALL SELECT catalog || '/user/' || user_id || '/' || review_id FROM reviews SEMI JOIN items
+            USING (catalog, item_id)
+        UNION ALL SELECT catalog || '/user/' || $user FROM catalogs
+        """,
+        parameters,
+    )
+    return [subject for (subject,) in found]
+
+
+def _delete_rows(warehouse: Database, user_id: str, digest: str) -> int:
+    deleted = 0
+    with warehouse.write() as connection:
+        connection.execute("INSERT OR IGNORE INTO forgotten_users VALUES (?, now()::TIMESTAMP)", [digest])
+        for statement in (
+            "DELETE FROM splits WHERE (catalog, review_id) IN (SELECT (catalog, review_id) FROM reviews WHERE user_id = ?)",
+            # Pairs of others name the personas that they chose from; the judge is asked again about the new ones.
+            "DELETE FROM alignment_pairs WHERE (catalog, item_id) IN "
+            "(SELECT (catalog, item_id) FROM reviews WHERE user_id = ?)",
+            *(f"DELETE FROM {table} WHERE user_id = ?" for table in OWN_TABLES),
+            "DELETE FROM rejected_rows WHERE contains(row_text, ?)",
+            "DELETE FROM reviews WHERE user_id = ?",
+        ):
+            row = connection.execute(statement, [user_id]).fetchone()
+            deleted += int(row[0]) if row else 0
+    return deleted
+
+
+def _tell_dagster(instance: dg.DagsterInstance, settings: Settings, warehouse: Database, catalogs: list[str]) -> None:
+    """Record that the reviews have changed, as an ingest would: the sources may not be there to be read again."""
+    code_version = code_versions(settings)["reviews"]
+    for catalog in catalogs:
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                "reviews",
+                partition=catalog,
+                description="A user was forgotten.",
+                tags={
+                    "dagster/data_version": warehouse.content_version("reviews", catalog),
+                    "dagster/data_version_is_user_provided": "true",
+                    "dagster/code_version": code_version,
+                },
+            )
+        )
+
+
+def _delete_runs(instance: dg.DagsterInstance, names: list[str], texts: list[str]) -> int:
+    """Delete the runs whose recorded metadata hold one of the names or quote the texts; returns how many.
+
+    Most of their assets were materialized again just now. Of one that was not, the record of its last materialization is
+    wiped as well, so that it counts as not made yet.
+    """
+    pieces = [*names, *(piece for text in texts for piece in _pieces(text))]
+    telling = {form for piece in pieces for form in (piece, markdown_text(piece, len(piece) + 8))}
+    condemned: set[str] = set()
+    for asset in (asset for step in STEPS for asset in step):
+        records = list(_materializations(instance, asset))  # newest first
+        found = [record.run_id for record in records if _tells(record, telling)]
+        if found and found[0] == records[0].run_id:
+            instance.wipe_assets([dg.AssetKey(asset)])
+        condemned.update(found)
+    for run_id in condemned:
+        instance.delete_run(run_id)
+    return len(condemned)
+
+
+def _tells(record: Any, pieces: set[str]) -> bool:
+    told = " ".join(str(value.value) for value in record.asset_materialization.metadata.values())
+    return any(piece in told for piece in pieces)
+
+
+def _materializations(instance: dg.DagsterInstance, asset: str) -> Iterator[Any]:
+    cursor = None
+    while True:
+        found = instance.fetch_materializations(dg.AssetKey(asset), limit=500, cursor=cursor)
+        yield from found.records
+        if not found.has_more:
+            return
+        cursor = found.cursor
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The beginning of a review and of each of its sentences, where it is long enough to tell."""
+    for sentence in sentences(text):
+        if len(sentence.text) >= TELLING_CHARACTERS:
+            yield " ".join(sentence.text.split())[:TELLING_CHARACTERS]
+
+
+def _delete_old_generations(settings: Settings) -> int:
+    try:
+        current = current_generation(settings.index_path)
+    except IndexMissing:
+        return 0
+    old = [number for number in generation_numbers(settings.index_path) if f"{number:06d}" != current.name]
+    for number in old:
+        shutil.rmtree(current.with_name(f"{number:06d}"))
+    return len(old)
+
+
+def _compact_sqlite(settings: Settings) -> None:
+    """Rewrite Dagster's SQLite files: a deleted row stays readable in its file until its page is used again."""
+    for path in settings.dagster_path.rglob("*.db"):
+        connection = sqlite3.connect(path, timeout=SQLITE_TIMEOUT_S)
+        try:
+            connection.execute("VACUUM")
+        finally:
+            connection.close()

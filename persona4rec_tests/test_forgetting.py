@@ -1,0 +1,73 @@
+"""A forgotten user is in no table, ledger row, log or index file, and does not come back with the next ingest."""
+
+from __future__ import annotations
+
+import pytest
+
+from persona4rec_pipeline.forgetting import forget_user
+from persona4rec_pipeline.index import PersonaIndex
+from persona4rec_pipeline.runner import NIGHTLY, run_stale
+from persona4rec_pipeline.settings import load_settings
+from persona4rec_pipeline.warehouse import open_warehouse
+from persona4rec_tests.reviews.builders import json_lines, review, write
+
+TELLING = "Quicksilver zeppelins over Reykjavik made this an unforgettable voyage."
+PLAIN = "A clever puzzle, and the detective explains every clue at the end."
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    settings = load_settings(
+        {},
+        home=tmp_path_factory.mktemp("home"),
+        generation={"engine": "extractive"},
+        incoming={"settle_s": 0},
+        reviews={"max_reject_fraction": 0.5},
+    )
+    rows = [review(user, item, day, text=PLAIN) for day, item in enumerate(["i1", "i2"]) for user in ("ann", "bob")]
+    rows += [review("secret-user-77", "i1", 5, text=TELLING), review("secret-user-77", "i2", 6, text=TELLING)]
+    rows += [review("secret-user-77", "i3", 7, rating=99, text="out of range")]
+    write(settings.home / "incoming" / "books" / "reviews.jsonl", json_lines(rows))
+    run_stale(settings)
+    return settings
+
+
+def files_that_hold(settings, *texts: str) -> set[str]:
+    """Every file of the state directory, but the sources, in which one of the texts stands as it is."""
+    found = set()
+    for path in settings.home.rglob("*"):
+        if path.is_file() and "incoming" not in path.parts:
+            data = path.read_bytes()
+            found |= {str(path.relative_to(settings.home)) for text in texts if text.encode() in data}
+    return found
+
+
+def test_an_unknown_user_cannot_be_forgotten(settings):
+    with pytest.raises(ValueError, match="No review of user 'nobody'"):
+        forget_user(settings, "nobody")
+
+
+def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
+    traces = ("secret-user-77", "Quicksilver zeppelins", "quicksilver")
+    assert files_that_hold(settings, *traces), "the search must find what is there"
+    assert "secret-user-77" in PersonaIndex.open(settings.index_path).users
+    gone = forget_user(settings, "secret-user-77")
+    assert (gone.reviews, gone.items) == (2, 2) and gone.rows >= 6 and gone.runs >= 1
+    assert files_that_hold(settings, *traces) == set()
+    index = PersonaIndex.open(settings.index_path)
+    assert "secret-user-77" not in index.users and "ann" in index.users
+    assert index.personas_of("i1"), "its personas were made again without the user"
+
+
+def test_the_next_ingest_leaves_the_user_out(settings):
+    incoming = settings.home / "incoming" / "books" / "reviews-2.jsonl"
+    write(incoming, json_lines([review("cy", "i2", 9, text=PLAIN)]))
+    made = {outcome.where: outcome.metadata for outcome in run_stale(settings, steps=NIGHTLY) if outcome.was_stale}
+    assert made["reviews[books]"]["forgotten"] == 2
+    assert files_that_hold(settings, "secret-user-77", "Quicksilver") == set()
+    users = {user for (user,) in open_warehouse(settings).rows("SELECT DISTINCT user_id FROM reviews")}
+    assert users == {"ann", "bob", "cy"}
+
+
+def test_forgetting_can_be_repeated(settings):
+    assert forget_user(settings, "secret-user-77").reviews == 0
