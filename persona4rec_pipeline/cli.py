@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,6 +153,121 @@ def run(
 ) -> None:
     """Materialize what is out of date, through Dagster, in this process."""
     _run(_settings(engine), catalog)
+
+
+@app.command()
+def backfill(
+    catalogs: Annotated[list[str], typer.Argument(help="Catalogues to make again, one after the other.")],
+    engine: Annotated[str | None, typer.Option(help="vllm, openai or extractive; default: the setting.")] = None,
+) -> None:
+    """Make these catalogues again from their sources and publish, whether they are out of date or not; nothing that the
+    ledger knows is paid for again. The same as a backfill of `refresh_catalog` in Dagster, in one process."""
+    from persona4rec_pipeline.runner import NIGHTLY, Listener, run_stale
+
+    listener = Listener(_tell_start, _tell, _note)
+    _sum_up(run_stale(_settings(engine), catalogs, NIGHTLY, listener, command="backfill", force=True))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Catalogues, what is out of date and why, last runs, ledger, index and encoder."""
+    from persona4rec_pipeline.overview import read_status
+
+    state = read_status(load_settings())
+    if as_json:
+        index = state.index.model_dump(mode="json") if state.index else None
+        _print_json(json.loads(json.dumps(asdict(replace(state, index=None)) | {"index": index}, default=str)))
+        return
+    table = Table("catalogue", "items", "reviews", "personas", "last run", "out of date", box=None, pad_edge=False)
+    for entry in state.catalogs:
+        run = entry.last_run
+        told = (
+            f"{run.status.lower()} {run.ended:%Y-%m-%d %H:%M}"
+            if run and run.ended
+            else run.status.lower()
+            if run
+            else "none"
+        )
+        stale = "; ".join(f"{asset}: {', '.join(reasons)}" for asset, reasons in entry.out_of_date.items()) or "no"
+        counts = (entry.counts.items, entry.counts.reviews, entry.personas)
+        table.add_row(entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, escape(stale))
+    out.print(table if state.catalogs else "No catalogue is registered.")
+    for name, problem in state.arriving.items():
+        out.print(f"arriving: {escape(name)}{f' ({escape(problem)})' if problem else ''}")
+    for asset, reasons in state.out_of_date.items():
+        out.print(f"{asset} is out of date: {escape(', '.join(reasons))}")
+    cost = f", {state.cost:,.2f} at the prices of the settings" if state.cost else ""
+    out.print(
+        f"ledger: {state.generations:,} generations, {state.failed_generations:,} failed, {state.tokens:,} tokens{cost}"
+    )
+    if state.index is None:
+        out.print(f"index: {escape(state.index_problem or 'none')}")
+    else:
+        personas = sum(counts.personas for counts in state.index.catalogs.values())
+        out.print(
+            f"index: generation {state.index.generation} of {state.index.created_at}, {personas:,} personas, {state.index.users:,} users"
+        )
+    champion = state.champion
+    out.print(f"encoder: version {champion.version} ({champion.fingerprint})" if champion else "encoder: none yet")
+
+
+@app.command()
+def plan(
+    catalog: Annotated[list[str] | None, typer.Option(help="Only this catalogue; may be given several times.")] = None,
+) -> None:
+    """What `run` would make and ask the model, with tokens, time and cost, before any of it is spent."""
+    from persona4rec_pipeline.overview import read_plan
+
+    effective = load_settings()
+    found = read_plan(effective, catalog)
+    for asset, reasons in found.steps.items():
+        out.print(f"{asset}: {escape(', '.join(reasons))}")
+    for name in found.unread:
+        out.print(f"{escape(name)}: its source files must be read before more can be said")
+    if not found.steps and not found.unread:
+        out.print("Everything is up to date; a run would make nothing.")
+    if found.planned:
+        table = Table(
+            "catalogue", "task", "requests", "prompt tokens", "answer tokens", "about", "cost", box=None, pad_edge=False
+        )
+        for entry in found.planned:
+            numbers = (entry.requests, entry.prompt_tokens, entry.completion_tokens)
+            table.add_row(
+                entry.catalog, entry.task, *(f"{n:,}" for n in numbers), f"{entry.seconds:,.0f} s", f"{entry.cost:,.2f}"
+            )
+        out.print(table)
+    budget = effective.generation.max_tokens_per_run
+    tokens = sum(entry.prompt_tokens + entry.completion_tokens for entry in found.planned)
+    if budget is not None and tokens > budget:
+        out.print(f"The budget of {budget:,} tokens per run stops it before the end; running again goes on.")
+
+
+@app.command("forget-user")
+def forget_user(
+    user: Annotated[str, typer.Argument(help="Id of the user.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete everything of a user, make again the personas that rested on their reviews, and publish without them."""
+    from persona4rec_pipeline.forgetting import forget_user as forget
+    from persona4rec_pipeline.runner import Listener
+
+    if not yes:
+        typer.confirm(f"Forget user {user} for good?", abort=True)
+    gone = forget(load_settings(), user, Listener(_tell_start, _tell, _note))
+    out.print(
+        f"Forgotten: {gone.reviews:,} reviews, {gone.rows:,} rows, {gone.generations:,} generations, {gone.runs:,} runs of the log, "
+        f"{gone.index_generations:,} old index generations; the personas of {gone.items:,} items were made again."
+    )
+
+
+@app.command("rollback-index")
+def rollback_index(
+    generation: Annotated[int, typer.Argument(help="Number of a generation that is still there.")],
+) -> None:
+    """Make an earlier index generation the current one; servers pick it up. The next run publishes a new one."""
+    from persona4rec_pipeline.index.files import make_current
+
+    out.print(f"Current is {make_current(load_settings().index_path, generation)}")
 
 
 @app.command()
@@ -328,7 +444,10 @@ def _settings(engine: str | None) -> Settings:
 def _run(effective: Settings, catalog: Sequence[str] | None) -> None:
     from persona4rec_pipeline.runner import Listener, run_stale
 
-    finished = run_stale(effective, catalog, listener=Listener(_tell_start, _tell, _note))
+    _sum_up(run_stale(effective, catalog, listener=Listener(_tell_start, _tell, _note)))
+
+
+def _sum_up(finished: Sequence[Finished]) -> None:
     made = [outcome for outcome in finished if outcome.was_stale]
     seconds = sum(outcome.seconds for outcome in made)
     generated = sum(int(outcome.metadata.get("generated", 0)) for outcome in made)

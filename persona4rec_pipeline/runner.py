@@ -89,6 +89,9 @@ class Listener:
     noted: Callable[[str], None] = lambda line: None
 
 
+SILENT = Listener()
+
+
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance under the state directory, the one that the UI and the daemon use as well.
@@ -123,16 +126,18 @@ def run_stale(
     settings: Settings,
     catalogs: Sequence[str] | None = None,
     steps: Steps = STEPS,
-    listener: Listener = Listener(),
+    listener: Listener = SILENT,
     instance: dg.DagsterInstance | None = None,
     command: str = "run",
     force: bool = False,
+    always: Sequence[str] = (),
 ) -> list[Finished]:
     """Materialize every asset of `steps` that is out of date, for the named catalogues (default: all), in order.
 
     Folders of the watched location that are complete and hold something new are taken in first. A catalogue that fails
     is left out of the steps that follow, and the others go on; an unpartitioned asset that fails ends the run. With
-    `force` the assets of the named catalogues are made whether they are out of date or not.
+    `force` the assets of the named catalogues are made whether they are out of date or not, and those of `always` are in
+    any case.
 
     Raises RunFailed at the end if anything failed, ValueError for a catalogue that is not known, and IncomingUnreadable.
     """
@@ -162,7 +167,7 @@ def run_stale(
                     changed = _source_reasons(warehouse, catalog, catalog in arrived, listener)
                 for asset in step:
                     reasons = stale_reasons(running, definitions, asset, catalog)
-                    if force and catalog is not None:
+                    if (force and catalog is not None) or asset in always:
                         reasons = reasons or ("asked for",)
                     reasons += changed
                     if reasons:
@@ -204,6 +209,8 @@ def run_in_job(
         Listener(started, finished, context.log.warning),
         context.instance,
         context.job_name,
+        # Made from the same tables it publishes nothing; that it was looked at is what its freshness goes by.
+        always=["persona_index"],
     )
     made = [outcome for outcome in outcomes if outcome.was_stale]
     # The splits of every catalogue are looked at whenever one has new reviews; that alone is no refresh.

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.automation import CATALOGS, MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
 from persona4rec_pipeline.personas.aspects import PROMPTS, SLOTS
@@ -35,6 +35,7 @@ REVIEWS_PER_SUMMARY = 30
 
 
 @dg.asset(
+    pool=MODEL_POOL,
     partitions_def=CATALOGS,
     group_name="personas",
     kinds={"vllm", "duckdb"},
@@ -42,6 +43,7 @@ REVIEWS_PER_SUMMARY = 30
     description="What each train review says of its writer's preferences: four slots, each with the span of the review "
     "that supports it. Held-out reviews are never read.",
 )
+@patient
 def review_aspects(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],
@@ -51,7 +53,7 @@ def review_aspects(
     catalog = context.partition_key
     domain = catalog_domain(warehouse, settings, catalog)
     model = None if language_model.is_extractive else language_model
-    version = _row_version(settings, "review_aspects")
+    version = row_version(settings, "review_aspects")
     refreshed = refresh_aspects(warehouse, catalog, domain, version, settings, model, context.log.info)
     total, from_model, fallbacks, evidence, *filled = warehouse.rows(
         "SELECT count(*), count(*) FILTER (WHERE source = 'llm'), count(fallback_reason), "
@@ -85,6 +87,7 @@ def review_aspects(
 
 
 @dg.asset(
+    pool=MODEL_POOL,
     partitions_def=CATALOGS,
     group_name="personas",
     kinds={"vllm", "duckdb"},
@@ -92,6 +95,7 @@ def review_aspects(
     description="Two or three neutral sentences on each item, from its metadata or, without metadata, from its train "
     "reviews; and a title for items whose source gives none.",
 )
+@patient
 def item_summaries(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],
@@ -143,6 +147,7 @@ def item_summaries(
 
 
 @dg.asset(
+    pool=MODEL_POOL,
     partitions_def=CATALOGS,
     group_name="personas",
     kinds={"vllm", "duckdb"},
@@ -150,6 +155,7 @@ def item_summaries(
     description="Two to seven kinds of people per item, and why they take to it or do not, each tied to the train "
     "reviews it rests on. What a model writes is checked against that evidence; what fails is replaced by rules.",
 )
+@patient
 def personas(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],
@@ -160,7 +166,7 @@ def personas(
     catalog = context.partition_key
     domain = catalog_domain(warehouse, settings, catalog)
     model = None if language_model.is_extractive else language_model
-    version = _row_version(settings, "personas")
+    version = row_version(settings, "personas")
     refreshed = refresh_personas(warehouse, catalog, domain, version, settings, model, text_encoder, context.log.info)
     histogram = warehouse.rows(
         "SELECT size, count(*) FROM (SELECT count(*) AS size FROM personas WHERE catalog = ? GROUP BY item_id) "
@@ -266,7 +272,7 @@ def _read_facts(warehouse: Database, catalog: str, domain: Domain) -> list[ItemF
     ]
 
 
-def _row_version(settings: Settings, asset: str) -> str:
+def row_version(settings: Settings, asset: str) -> str:
     """What a row remembers of how it was made. Unlike the code version with the number of retries, so that a higher one
     gives the failed ones another try in the next run, while the ledger keeps what succeeded from being paid again."""
     retries = "" if settings.generation.engine == "extractive" else settings.generation.max_retries

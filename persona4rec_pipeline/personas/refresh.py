@@ -176,6 +176,23 @@ def refresh_personas(
     return Refreshed(items, made, len(removed), fallbacks)
 
 
+def changed_evidence(
+    warehouse: Database, catalog: str, domain: Domain, aspects_version: str, personas_version: str
+) -> tuple[int, int]:
+    """(reviews, items) that `refresh_aspects` and `refresh_personas` would work on now.
+
+    Items of changed reviews are counted as changed: whether a review turns out to be evidence is known once it was read.
+    """
+    parameters = {"catalog": catalog, "version": f"{aspects_version} {domain_fingerprint(domain.name)}"}
+    changed = warehouse.rows(f"SELECT review_id, item_id {_CHANGED_REVIEWS}", parameters)
+    known = dict(warehouse.rows("SELECT item_id, made_from FROM persona_evidence WHERE catalog = ?", [catalog]))
+    version = f"{personas_version} {domain_fingerprint(domain.name)}"
+    items = {
+        item.item_id for item, made_from in _items(warehouse, catalog, version) if known.get(item.item_id) != made_from
+    }
+    return len(changed), len(items | {item_id for _, item_id in changed})
+
+
 def _read_reviews(
     reviews: Iterator[tuple], total: int, catalog: str, domain: Domain, model: LanguageModel | None, tell: Tell
 ) -> Iterator[tuple[tuple, Aspects, str | None]]:

@@ -1,0 +1,229 @@
+"""The state of an installation, and what a refresh would do to it.
+
+Belongs here: reading every room and saying what is there, what is out of date and what it would cost. Does not belong
+here: changing anything, and printing (`cli.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from persona4rec_pipeline.definitions import build_definitions
+from persona4rec_pipeline.generation import LanguageModel, Ledger
+from persona4rec_pipeline.index.files import IndexProblem, Manifest, current_generation, read_manifest
+from persona4rec_pipeline.personas.assets import catalog_domain, row_version
+from persona4rec_pipeline.personas.refresh import changed_evidence
+from persona4rec_pipeline.reviews.catalogs import CatalogCounts, has_new_data, list_catalogs
+from persona4rec_pipeline.reviews.files import SourceError
+from persona4rec_pipeline.reviews.incoming import IncomingUnreadable, needs_ingest, scan
+from persona4rec_pipeline.runner import STEPS, dagster_instance, stale_reasons
+from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.tracking import ChampionInfo, Tracking
+from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
+
+# Tokens of a prompt and of its answer where the ledger knows no example of a task: (compact, full profile).
+USUAL_TOKENS = {
+    "review_aspects": {"compact": (180, 25), "full": (700, 90)},
+    "item_summaries": {"compact": (420, 110), "full": (500, 90)},
+    "personas": {"compact": (170, 2), "full": (2600, 700)},
+}
+# Generated tokens per second where no run has told: the packaged model on two cores.
+USUAL_TOKENS_PER_SECOND = 1000.0
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The last run that touched a catalogue: how it ended, when (UTC), and its id."""
+
+    status: str
+    ended: datetime | None
+    run_id: str
+
+
+@dataclass(frozen=True)
+class CatalogState:
+    """A catalogue: its counts, why it is out of date (asset -> reasons, in Dagster's words), and its last run."""
+
+    counts: CatalogCounts
+    personas: int
+    out_of_date: dict[str, tuple[str, ...]]
+    last_run: LastRun | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `persona4rec status` tells.
+
+    arriving: folders of the watched location that are not taken in yet, with what is wrong with them or None; out_of_date:
+    unpartitioned assets; index: the manifest of the current generation, or why there is none; cost: what the ledger's
+    tokens cost at the prices of the settings.
+    """
+
+    catalogs: list[CatalogState]
+    arriving: dict[str, str | None]
+    out_of_date: dict[str, tuple[str, ...]]
+    generations: int
+    failed_generations: int
+    tokens: int
+    cost: float
+    index: Manifest | None
+    index_problem: str | None
+    champion: ChampionInfo | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a refresh of one catalogue would ask the model for one task. seconds and cost are estimates."""
+
+    catalog: str
+    task: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh would do; `unread` names catalogues whose source files must be read before more can be said."""
+
+    steps: dict[str, tuple[str, ...]]
+    planned: list[Planned]
+    unread: list[str]
+
+
+def read_status(settings: Settings) -> Status:
+    """The state of everything; changes nothing."""
+    warehouse = open_warehouse(settings)
+    ledger = Ledger(open_ledger_database(settings)).summary()
+    prompt, completion = (int(ledger.by_task[name].sum()) for name in ("prompt_tokens", "completion_tokens"))
+    personas = dict(warehouse.rows("SELECT catalog, count(*) FROM personas GROUP BY catalog"))
+    with dagster_instance(settings) as instance:
+        definitions = build_definitions(settings)
+        catalogs = [
+            CatalogState(
+                entry,
+                personas.get(entry.catalog.name, 0),
+                _stale(instance, definitions, warehouse, entry.catalog.name),
+                _last_run(instance, entry.catalog.name),
+            )
+            for entry in list_catalogs(warehouse)
+        ]
+        out_of_date = _stale(instance, definitions, warehouse, None)
+    try:
+        index: Manifest | None = read_manifest(current_generation(settings.index_path))
+        problem = None
+    except IndexProblem as error:
+        index, problem = None, str(error)
+    return Status(
+        catalogs=catalogs,
+        arriving=_arriving(settings, warehouse),
+        out_of_date=out_of_date,
+        generations=ledger.generations,
+        failed_generations=ledger.failed,
+        tokens=prompt + completion,
+        cost=_cost(settings, prompt, completion),
+        index=index,
+        index_problem=problem,
+        champion=Tracking(settings.mlflow_path).champion(),
+    )
+
+
+def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan:
+    """What `persona4rec run` would make and ask the model, from what the warehouse holds now; asks nothing.
+
+    Requests are those for new and changed reviews, and for items with new or changed evidence; what a review will turn
+    out to say is not known before it is read, so the items of such reviews are counted as changed. Tokens are the
+    ledger's average per task and model, the time is the ledger's model at the rate of its last run.
+    """
+    warehouse = open_warehouse(settings)
+    known = [entry.catalog.name for entry in list_catalogs(warehouse)]
+    names = list(catalogs or known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no catalogue {name!r}. Registered: {', '.join(known) or 'none yet'}.")
+    with dagster_instance(settings) as instance:
+        definitions = build_definitions(settings)
+        steps = {
+            f"{asset}[{name}]": reasons
+            for name in names
+            for asset, reasons in _stale(instance, definitions, warehouse, name).items()
+        }
+        steps |= _stale(instance, definitions, warehouse, None)
+    unread = [name for name in names if _has_unread(warehouse, name)]
+    planned = [] if settings.generation.engine == "extractive" else _requests(settings, warehouse, names)
+    return Plan(steps, planned, [*unread, *(name for name in _arriving(settings, warehouse) if name not in known)])
+
+
+def _requests(settings: Settings, warehouse: Database, names: Sequence[str]) -> list[Planned]:
+    model = LanguageModel(settings)
+    averages = {
+        task: (prompt, completion)
+        for task, prompt, completion in open_ledger_database(settings).rows(
+            "SELECT task, avg(prompt_tokens), avg(completion_tokens) FROM generations WHERE model = ? GROUP BY task",
+            [model.name],
+        )
+    }
+    planned = []
+    for name in names:
+        domain = catalog_domain(warehouse, settings, name)
+        versions = {task: row_version(settings, task) for task in ("review_aspects", "personas")}
+        reviews, items = changed_evidence(warehouse, name, domain, versions["review_aspects"], versions["personas"])
+        for task, requests in (("review_aspects", reviews), ("personas", items)):
+            prompt, completion = averages.get(task, USUAL_TOKENS[task][model.prompt_profile])
+            tokens = (round(prompt * requests), round(completion * requests))
+            seconds = sum(tokens) / USUAL_TOKENS_PER_SECOND
+            planned.append(Planned(name, task, requests, *tokens, seconds, _cost(settings, *tokens)))
+    return [entry for entry in planned if entry.requests]
+
+
+def _stale(
+    instance: dg.DagsterInstance, definitions: dg.Definitions, warehouse: Database, catalog: str | None
+) -> dict[str, tuple[str, ...]]:
+    graph = definitions.resolve_asset_graph()
+    found = {}
+    for asset in (asset for step in STEPS for asset in step):
+        if graph.get(dg.AssetKey(asset)).is_partitioned != (catalog is not None):
+            continue
+        reasons = stale_reasons(instance, definitions, asset, catalog)
+        if asset == "reviews" and catalog is not None and _has_unread(warehouse, catalog):
+            reasons = (*reasons, "its source files changed")
+        if reasons:
+            found[asset] = reasons
+    return found
+
+
+def _has_unread(warehouse: Database, catalog: str) -> bool:
+    try:
+        return has_new_data(warehouse, catalog)
+    except SourceError:
+        return False  # its source is gone, and with it all that could be new
+
+
+def _arriving(settings: Settings, warehouse: Database) -> dict[str, str | None]:
+    try:
+        return {
+            arrival.name: arrival.problem
+            for arrival in scan(settings)
+            if arrival.problem is not None or needs_ingest(warehouse, arrival)
+        }
+    except IncomingUnreadable as error:
+        return {settings.incoming_location: str(error)}
+
+
+def _last_run(instance: dg.DagsterInstance, catalog: str) -> LastRun | None:
+    records = instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": catalog}), limit=1)
+    if not records:
+        return None
+    record = records[0]
+    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None
+    return LastRun(record.dagster_run.status.value, ended, record.dagster_run.run_id)
+
+
+def _cost(settings: Settings, prompt: int, completion: int) -> float:
+    return (prompt * settings.generation.prompt_price + completion * settings.generation.completion_price) / 1e6
