@@ -7,20 +7,45 @@ every step may import the partitions from here.
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import dagster as dg
 
-from persona4rec_pipeline.reviews.incoming import Arrival, needs_ingest, scan
+from persona4rec_pipeline.reviews.incoming import Arrival, IncomingUnreadable, needs_ingest, scan
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.warehouse import Database
+from persona4rec_pipeline.warehouse import Database, WarehouseBusy
 
 # One partition per catalogue, named like it; `persona4rec add-catalog` and the sensor `new_catalogs` register them.
 CATALOGS = dg.DynamicPartitionsDefinition(name="catalog")
 
+# Pools of dagster.yaml: one language model and one training fill a machine. Correctness does not rest on them.
+MODEL_POOL, TRAINING_POOL = "language_model", "training"
+
 # A run whose process died is started again this often; what failed with an error is not, it would fail again.
 CRASH_RETRIES = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "false"}
+
+# What may be gone at the next try; everything else would fail again, and is not tried again.
+PASSING = (WarehouseBusy, IncomingUnreadable)
+TRIES, FIRST_WAIT_S = 3, 10
+
+Compute = TypeVar("Compute", bound=Callable[..., Any])
+
+
+def patient(compute: Compute) -> Compute:
+    """Retry an asset, with doubling waits, when it fails by what can pass (PASSING), and only then."""
+
+    @wraps(compute)
+    def tried(context: dg.AssetExecutionContext, *arguments: Any, **resources: Any) -> Any:
+        try:
+            return compute(context, *arguments, **resources)
+        except PASSING as error:
+            wait = FIRST_WAIT_S * 2**context.retry_number
+            raise dg.RetryRequested(max_retries=TRIES, seconds_to_wait=wait) from error
+
+    return cast(Compute, tried)
+
 
 refresh_catalog = dg.define_asset_job(
     "refresh_catalog",
@@ -118,14 +143,12 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     @dg.sensor(
         job=refresh_catalog,
         minimum_interval_seconds=settings.incoming.check_every_s,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.schedules.running else dg.DefaultSensorStatus.STOPPED,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.incoming.watched else dg.DefaultSensorStatus.STOPPED,
         description="Looks at the watched location: a new folder becomes a catalogue and a changed one is refreshed, "
         "once it has stayed the same for incoming.settle_s. A location that cannot be read fails the tick; a deleted "
         "folder deletes nothing.",
     )
-    def new_catalogs(
-        context: dg.SensorEvaluationContext, warehouse: dg.ResourceParam[Database]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def new_catalogs(context: dg.SensorEvaluationContext, warehouse: dg.ResourceParam[Database]) -> dg.SensorResult:
         before = json.loads(context.cursor) if context.cursor else {}
         now = time.time()
         arrivals = scan(settings)
@@ -142,9 +165,9 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
                 ready.append(arrival)
             else:
                 notes.append(f"{arrival.name}: {note}")
-        context.update_cursor(json.dumps(seen))
         if not ready:
-            return dg.SkipReason("; ".join(notes) or f"No folder lies in {settings.incoming_location}.")
+            skipped = "; ".join(notes) or f"No folder lies in {settings.incoming_location}."
+            return dg.SensorResult(skip_reason=skipped, cursor=json.dumps(seen))
         known = set(context.instance.get_dynamic_partitions(str(CATALOGS.name)))
         fresh = [arrival.name for arrival in ready if arrival.name not in known]
         return dg.SensorResult(

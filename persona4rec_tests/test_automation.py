@@ -18,13 +18,27 @@ def instance():
         yield instance
 
 
+def as_resources(settings):
+    return {"warehouse": dg.ResourceDefinition.hardcoded_resource(open_warehouse(settings))}
+
+
 def tick(settings, instance, cursor=None):
+    """What the daemon would get of one look: run requests, partition requests, skip message, cursor."""
     (sensor,) = build_sensors(settings)
-    context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, resources={"warehouse": open_warehouse(settings)}, definitions=None
+    # With a reference to the instance and not only the instance, as in the daemon: partitions are looked up through it.
+    context = dg.SensorEvaluationContext(
+        instance_ref=instance.get_ref(),
+        last_tick_completion_time=None,
+        last_run_key=None,
+        cursor=cursor,
+        log_key=None,
+        repository_name=None,
+        repository_def=build_definitions(settings).get_repository_def(),
+        instance=instance,
+        resources=as_resources(settings),
     )
-    answer = sensor(context)
-    return answer, context.cursor if isinstance(answer, dg.SkipReason) else answer.cursor
+    answer = sensor.evaluate_tick(context)
+    return answer, answer.cursor
 
 
 def settings_at(tmp_path, **incoming):
@@ -66,7 +80,7 @@ def test_a_folder_that_is_still_written_to_waits(tmp_path, instance):
     settings = settings_at(tmp_path, settle_s=3600)
     drop(settings, "books")
     answer, cursor = tick(settings, instance)
-    assert isinstance(answer, dg.SkipReason) and "stayed the same" in answer.skip_message
+    assert not answer.run_requests and "stayed the same" in answer.skip_message
     assert "books" in cursor
 
 
@@ -74,7 +88,7 @@ def test_with_a_marker_configured_a_folder_waits_for_it_and_for_nothing_else(tmp
     settings = settings_at(tmp_path, settle_s=3600, success_marker="_SUCCESS")
     path = drop(settings, "books")
     answer, cursor = tick(settings, instance)
-    assert isinstance(answer, dg.SkipReason) and "_SUCCESS" in answer.skip_message
+    assert not answer.run_requests and "_SUCCESS" in answer.skip_message
     write(path.parent / "_SUCCESS", "")
     answer, _ = tick(settings, instance, cursor)
     assert answer.run_requests

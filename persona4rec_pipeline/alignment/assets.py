@@ -16,6 +16,7 @@ from persona4rec_pipeline.alignment.judge import (
     judge_by_model,
     judge_by_similarity,
 )
+from persona4rec_pipeline.automation import MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
 from persona4rec_pipeline.personas.aspects import SLOTS
@@ -48,12 +49,14 @@ ORDER BY catalog, item_id, review_id
 
 
 @dg.asset(
+    pool=MODEL_POOL,
     group_name="alignment",
     kinds={"vllm", "duckdb"},
     deps=["splits", "review_aspects", "item_summaries", "personas"],
     description="For each past choice with a history: which persona of the item explains it, judged from earlier "
     "interactions alone, with the probability of every option. The encoder learns from these pairs.",
 )
+@patient
 def alignment_pairs(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],

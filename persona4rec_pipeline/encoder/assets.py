@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from persona4rec_pipeline.automation import CATALOGS
+from persona4rec_pipeline.automation import CATALOGS, TRAINING_POOL, patient
 from persona4rec_pipeline.embedding import Encoder, fingerprint, model_folder
 from persona4rec_pipeline.encoder.pairs import (
     TRAINING_VERSION,
@@ -38,6 +38,7 @@ MIN_PAIRS = 8
 
 
 @dg.asset(
+    pool=TRAINING_POOL,
     group_name="encoder",
     kinds={"pytorch", "mlflow"},
     deps=["alignment_pairs", "personas", "review_aspects", "item_summaries"],
@@ -45,6 +46,7 @@ MIN_PAIRS = 8
     "`persona_encoder`, alias `champion`. The same pairs and settings train nothing anew; with too few pairs the base "
     "encoder is registered as it is.",
 )
+@patient
 def persona_encoder(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],
@@ -102,6 +104,7 @@ def persona_encoder(
     deps=["personas", persona_encoder],
     description="Unit vectors of the catalogue's personas by the champion encoder; only new and changed texts cost.",
 )
+@patient
 def persona_vectors(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],
@@ -121,6 +124,7 @@ def persona_vectors(
     description="Unit vectors of every user's most recent positive train interactions by the champion encoder, of "
     "which profiles are made; only new and changed texts cost.",
 )
+@patient
 def interaction_vectors(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],

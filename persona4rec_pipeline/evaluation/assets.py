@@ -5,6 +5,7 @@ import json
 
 import dagster as dg
 
+from persona4rec_pipeline.automation import patient
 from persona4rec_pipeline.embedding import Encoder
 from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.figures import gains_chart
@@ -27,6 +28,7 @@ EXPERIMENT = "evaluation"
     description="What a collaborative filter, trained on train interactions alone, proposes to each user of the "
     "held-out panel: the lists that every ranking of the report reorders.",
 )
+@patient
 def candidates(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
@@ -63,6 +65,7 @@ def candidates(
     description="Candidate order, item summaries, personas with the untrained and with the trained encoder, on the "
     "same candidates: HR, MRR and NDCG at 5, 10 and 20 with intervals, users that are missed included.",
 )
+@patient
 def evaluation_report(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],

@@ -5,6 +5,7 @@ import json
 
 import dagster as dg
 
+from persona4rec_pipeline.automation import patient
 from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.index.build import build_index, unfinished_catalogs, uniform_fingerprint
 from persona4rec_pipeline.index.files import EncoderReference, Publication
@@ -25,6 +26,7 @@ SAMPLE_ROWS = 3
     description="The published index: personas, their vectors and the profiles of the users as files, made current by "
     "one atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
 )
+@patient
 def persona_index(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Database],

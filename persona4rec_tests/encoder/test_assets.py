@@ -153,11 +153,14 @@ def test_too_few_pairs_register_the_base_encoder_untrained_and_say_so(tmp_path, 
     assert house.tracking.champion().tags["trained"] == "false"
 
 
-def test_vectors_without_a_champion_fail_with_the_way_out(tmp_path, instance):
+def test_where_nothing_was_trained_yet_the_base_encoder_becomes_the_champion(tmp_path, instance):
     house = House(tmp_path, instance, users=1)
-    result, _ = house.materialize(persona_vectors, "books", raise_on_error=False)
-    [failure] = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
-    assert not result.success and "Materialise persona_encoder first" in failure.event_specific_data.error.message
+    _, told = house.materialize(persona_vectors, "books")
+    base = fingerprint(model_folder(BASE), house.settings.encoder.max_seq_length)
+    champion = house.tracking.champion()
+    assert told["encoder"] == champion.fingerprint == base and champion.tags["trained"] == "false"
+    house.materialize(interaction_vectors, "books")
+    assert house.tracking.champion().version == champion.version
 
 
 def test_a_held_out_review_never_reaches_a_training_pair(tmp_path):
