@@ -55,8 +55,8 @@ WEEKLY: Steps = STEPS[3:]
 SOURCE_STEP = STEPS[0]
 # The steps that ask the language model; its engine is stopped before training needs the memory and the cores.
 GENERATING_STEPS = (STEPS[2], STEPS[3])
-# Tags of the runs made here: what started them, and which process they live and die with.
-COMMAND_TAG, PROCESS_TAG, HOST_TAG = "persona4rec/command", "persona4rec/process", "persona4rec/host"
+# Tags of the runs made here: what started them, and which process of which machine they live and die with.
+COMMAND_TAG, PROCESS_TAG = "persona4rec/command", "persona4rec/process"
 STARTED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -234,9 +234,8 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
     made them, and a kill -9 of it leaves them standing as started, with what they hold of the pools.
     """
     ended = 0
-    filters = dg.RunsFilter(statuses=STARTED, tags={HOST_TAG: socket.gethostname()})
-    for run in instance.get_runs(filters):
-        if not _is_alive(run.tags.get(PROCESS_TAG, "")):
+    for run in instance.get_runs(dg.RunsFilter(statuses=STARTED)):
+        if _is_gone(run.tags.get(PROCESS_TAG, "")):
             instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine stopped.")
             ended += 1
     return ended
@@ -322,7 +321,7 @@ def _materialize(
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
-        tags={COMMAND_TAG: command, PROCESS_TAG: _this_process(), HOST_TAG: socket.gethostname()},
+        tags={COMMAND_TAG: command, PROCESS_TAG: this_process()},
     )
     if not result.success:
         raise RunFailed(_failure(result, asset, catalog))
@@ -332,16 +331,21 @@ def _materialize(
     return Finished(asset, catalog, True, reasons, time.monotonic() - began, metadata)
 
 
-def _this_process() -> str:
-    return f"{os.getpid()}@{psutil.Process().create_time():.0f}"
+def this_process() -> str:
+    """This process, told apart from any other that had or will have its number: `host/number/start`."""
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
 
 
-def _is_alive(process: str) -> bool:
-    identifier, _, created = process.partition("@")
-    try:
-        return f"{psutil.Process(int(identifier)).create_time():.0f}" == created
-    except (psutil.NoSuchProcess, ValueError):
+def _is_gone(process: str) -> bool:
+    """Whether a process of this machine has ended; False for one that cannot be seen from here."""
+    host, _, rest = process.partition("/")
+    number, _, created = rest.partition("/")
+    if host != socket.gethostname() or not number.isdigit():
         return False
+    try:
+        return f"{psutil.Process(int(number)).create_time():.0f}" != created
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _costs(metadata: Mapping[str, Any]) -> str:

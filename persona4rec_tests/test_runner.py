@@ -13,7 +13,6 @@ from persona4rec_pipeline.automation import refresh_catalogs
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.index import PersonaIndex
 from persona4rec_pipeline.runner import (
-    HOST_TAG,
     NIGHTLY,
     PROCESS_TAG,
     Listener,
@@ -21,6 +20,7 @@ from persona4rec_pipeline.runner import (
     dagster_instance,
     end_abandoned_runs,
     run_stale,
+    this_process,
 )
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
@@ -121,8 +121,10 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_one(settings):
     dead.wait()
     with dagster_instance(settings) as instance:
         job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-        tags = {PROCESS_TAG: f"{dead.pid}@1", HOST_TAG: socket.gethostname()}
-        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        started = {"status": dg.DagsterRunStatus.STARTED}
+        run = instance.create_run_for_job(job, tags={PROCESS_TAG: f"{socket.gethostname()}/{dead.pid}/1"}, **started)
+        for other in (this_process(), "another-machine/1/1"):
+            instance.create_run_for_job(job, tags={PROCESS_TAG: other}, **started)
         assert end_abandoned_runs(instance) == 1
         ended = instance.get_run_by_id(run.run_id)
         assert ended is not None and ended.status == dg.DagsterRunStatus.FAILURE
