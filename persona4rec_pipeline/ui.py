@@ -5,6 +5,7 @@ Belongs here: starting and stopping the two servers. Does not belong here: anyth
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 from persona4rec_pipeline.runner import prepare_dagster_home
-from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.settings import Settings, settings_file
 
 # Seconds that a server gets to stop before it is killed.
 STOP_S = 20.0
@@ -37,8 +38,14 @@ def run_servers(settings: Settings, dagster_port: int, mlflow_port: int) -> int:
         ],
     }  # fmt: skip
     signal.signal(signal.SIGTERM, _interrupt)
-    folder = workspace.parent if workspace.exists() else Path.cwd()
-    servers = {name: subprocess.Popen(command, cwd=folder) for name, command in commands.items()}
+    # In the state directory and not in the checkout: Dagster reads a .env file of the folder that it is started in, and
+    # what stands there would win over the settings of this call.
+    environment = {**os.environ, "PERSONA4REC_HOME": str(settings.home)}
+    if (configuration := settings_file()) is not None:
+        environment["PERSONA4REC_CONFIG"] = str(configuration.absolute())
+    servers = {
+        name: subprocess.Popen(command, cwd=settings.home, env=environment) for name, command in commands.items()
+    }
     try:
         while all(server.poll() is None for server in servers.values()):
             time.sleep(0.5)
