@@ -118,6 +118,22 @@ class Drill:
                 raise TimeoutError(f"Waited {limit_s:.0f} s for {what}.")
             time.sleep(1)
 
+    def stop_sensor(self) -> None:
+        """Switch the sensor off, as in the UI."""
+        selector = {**SELECTOR, "sensorName": "new_catalogs"}
+        found = self.graphql(
+            "query($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) "
+            "{ ... on Sensor { sensorState { id } } } }",
+            selector=selector,
+        )
+        stopped = self.graphql(
+            "mutation($id: String) { stopSensor(id: $id) { ... on StopSensorMutationResult "
+            "{ instigationState { status } } ... on PythonError { message } } }",
+            id=found["sensorOrError"]["sensorState"]["id"],
+        )
+        if stopped["stopSensor"]["instigationState"]["status"] != "STOPPED":
+            raise RuntimeError(f"The sensor did not stop: {stopped}")
+
     def worked_on(self, asset: str, count: str, since: datetime) -> int:
         """The sum of a count over the materializations of an asset since then (UTC)."""
         after = since.replace(tzinfo=UTC).timestamp()
@@ -228,18 +244,11 @@ def _nights(drill: Drill, limit_s: float) -> None:
         **json.loads(rows[0]), "user_id": "LATE-READER", "parent_asin": item, "asin": item,
         "text": "The storm at sea is gripping, and I read it aloud by the fire with my son.",
     }  # fmt: skip
-    # Taken in by the night and not by the sensor: the folder has not settled when the schedule ticks, or it has; either
-    # way the same rows are asked for once.
+    # The sensor would take it in as well, at the same moment or not; what is to be seen here is the night.
+    drill.stop_sensor()
     (folder / "reviews-late.jsonl").write_text(json.dumps(late) + "\n")
-    before = {run["runId"] for run in drill.runs("refresh_catalog")}
     began = datetime.now(UTC).replace(tzinfo=None)
     status, _ = drill.night(limit_s)
-
-    def is_quiet() -> bool:
-        runs = [run for run in drill.runs("refresh_catalog") if run["runId"] not in before]
-        return all(run["status"] == "SUCCESS" for run in runs)
-
-    drill.wait(is_quiet, limit_s, "the sensor's run")
     drill.say("a night with one review more ended", status, status == "SUCCESS")
     rows = drill.ledger.rows("SELECT subject FROM generations WHERE created_at >= ? ORDER BY subject", [began])
     subjects = [subject for (subject,) in rows]
