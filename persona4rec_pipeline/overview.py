@@ -31,7 +31,7 @@ USUAL_TOKENS = {
     "item_summaries": {"compact": (420, 110), "full": (500, 90)},
     "personas": {"compact": (170, 2), "full": (2600, 700)},
 }
-# Generated tokens per second where no run has told: the packaged model on two cores.
+# Tokens per second, prompts and answers together, of the packaged model on two cores.
 USUAL_TOKENS_PER_SECOND = 1000.0
 
 
@@ -139,7 +139,7 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
 
     Requests are those for new and changed reviews, and for items with new or changed evidence; what a review will turn
     out to say is not known before it is read, so the items of such reviews are counted as changed. Tokens are the
-    ledger's average per task and model, the time is the ledger's model at the rate of its last run.
+    ledger's average per task and model; the time is a rough one, at USUAL_TOKENS_PER_SECOND whatever the model.
     """
     warehouse = open_warehouse(settings)
     known = [entry.catalog.name for entry in list_catalogs(warehouse)]

@@ -176,7 +176,10 @@ def run_stale(
                         outcome = _materialize(running, definitions, asset, catalog, reasons, command)
                     except RunFailed as failure:
                         failures[catalog] = str(failure)
-                        listener.noted(str(failure))
+                        if catalog is not None:
+                            listener.noted(
+                                f"{asset}[{catalog}] failed; {catalog} is left out of the steps that follow."
+                            )
                         break
                     finished.append(outcome)
                     listener.finished(outcome)
