@@ -181,13 +181,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     table = Table("catalogue", "items", "reviews", "personas", "last run", "out of date", box=None, pad_edge=False)
     for entry in state.catalogs:
         run = entry.last_run
-        told = (
-            f"{run.status.lower()} {run.ended:%Y-%m-%d %H:%M}"
-            if run and run.ended
-            else run.status.lower()
-            if run
-            else "none"
-        )
+        ended = f" {run.ended:%Y-%m-%d %H:%M}" if run and run.ended else ""
+        told = f"{run.status.lower()}{ended}" if run else "none"
         stale = "; ".join(f"{asset}: {', '.join(reasons)}" for asset, reasons in entry.out_of_date.items()) or "no"
         counts = (entry.counts.items, entry.counts.reviews, entry.personas)
         table.add_row(entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, escape(stale))
