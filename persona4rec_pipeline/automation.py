@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import dagster as dg
 
+from persona4rec_pipeline.processes import end_abandoned_runs, one_at_a_time, tie_to_this_process
 from persona4rec_pipeline.reviews.incoming import Arrival, IncomingUnreadable, needs_ingest, scan
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database, WarehouseBusy
@@ -26,6 +27,9 @@ MODEL_POOL, TRAINING_POOL = "language_model", "training"
 # A run whose process died is started again this often; what failed with an error is not, it would fail again.
 CRASH_RETRIES = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "false"}
 
+# Between two looks for runs whose process is gone, in seconds.
+ABANDONED_EVERY_S = 30
+
 # What may be gone at the next try; everything else would fail again, and is not tried again.
 PASSING = (WarehouseBusy, IncomingUnreadable)
 TRIES, FIRST_WAIT_S = 3, 10
@@ -34,12 +38,19 @@ Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
 def patient(compute: Compute) -> Compute:
-    """Retry an asset, with doubling waits, when it fails by what can pass (PASSING), and only then."""
+    """What every asset does while it is made: one process at a time per catalogue, and retries.
+
+    A catalogue, or an asset without partitions, is worked on by one run at a time, whoever started it. What fails by
+    what can pass (PASSING), and only that, is tried again, with doubling waits.
+    """
 
     @wraps(compute)
-    def tried(context: dg.AssetExecutionContext, *arguments: Any, **resources: Any) -> Any:
+    def tried(context: dg.AssetExecutionContext, *, settings: Settings, **resources: Any) -> dg.MaterializeResult[Any]:
+        tie_to_this_process(context)
+        name = context.partition_key if context.has_partition_key else context.asset_key.to_user_string()
         try:
-            return compute(context, *arguments, **resources)
+            with one_at_a_time(settings.home / "locks" / f"{name}.lock", context.log.info):
+                return compute(context, settings=settings, **resources)
         except PASSING as error:
             wait = FIRST_WAIT_S * 2**context.retry_number
             raise dg.RetryRequested(max_retries=TRIES, seconds_to_wait=wait) from error
@@ -79,6 +90,7 @@ def refresh_what_changed(context: dg.OpExecutionContext, config: Refresh, settin
     """Take in what is new, make again what is out of date, publish one index generation."""
     from persona4rec_pipeline.runner import NIGHTLY, run_in_job  # runner stands above: it builds the definitions
 
+    tie_to_this_process(context)
     run_in_job(context, settings, NIGHTLY, config.catalogs)
 
 
@@ -87,6 +99,7 @@ def train_what_changed(context: dg.OpExecutionContext, settings: dg.ResourcePara
     """Judge, train, embed again, publish, evaluate."""
     from persona4rec_pipeline.runner import WEEKLY, run_in_job
 
+    tie_to_this_process(context)
     run_in_job(context, settings, WEEKLY, [])
 
 
@@ -138,7 +151,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 
 def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensor over the watched location."""
+    """The sensor over the watched location, and the one over runs whose process is gone."""
 
     @dg.sensor(
         job=refresh_catalog,
@@ -182,7 +195,16 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             cursor=json.dumps(seen),
         )
 
-    return [new_catalogs]
+    @dg.sensor(
+        minimum_interval_seconds=ABANDONED_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ends runs that a kill -9 or a power cut left standing as started, so that Dagster starts them again "
+        "and nothing waits behind them.",
+    )
+    def abandoned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return dg.SkipReason(f"{end_abandoned_runs(context.instance)} runs had lost their process.")
+
+    return [new_catalogs, abandoned_runs]
 
 
 def _why_not_yet(settings: Settings, warehouse: Database, arrival: Arrival, unchanged_s: float) -> str | None:

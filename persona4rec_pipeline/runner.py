@@ -13,7 +13,6 @@ version for all partitions together, so that the UI shows a catalogue as out of 
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContextForTest
@@ -30,6 +28,7 @@ from dagster._core.loader import LoadingContextForTest
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
+from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, this_process
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
@@ -55,9 +54,8 @@ WEEKLY: Steps = STEPS[3:]
 SOURCE_STEP = STEPS[0]
 # The steps that ask the language model; its engine is stopped before training needs the memory and the cores.
 GENERATING_STEPS = (STEPS[2], STEPS[3])
-# Tags of the runs made here: what started them, and which process of which machine they live and die with.
-COMMAND_TAG, PROCESS_TAG = "persona4rec/command", "persona4rec/process"
-STARTED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+# Tag of the runs made here: what started them.
+COMMAND_TAG = "persona4rec/command"
 
 
 class RunFailed(RuntimeError):
@@ -230,20 +228,6 @@ def run_in_job(
     return outcomes
 
 
-def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
-    """Mark runs as failed whose process on this machine is gone; returns how many.
-
-    Dagster's run monitoring looks after the runs that its daemon launched. Those made here live in the process that
-    made them, and a kill -9 of it leaves them standing as started, with what they hold of the pools.
-    """
-    ended = 0
-    for run in instance.get_runs(dg.RunsFilter(statuses=STARTED)):
-        if _is_gone(run.tags.get(PROCESS_TAG, "")):
-            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine stopped.")
-            ended += 1
-    return ended
-
-
 def materialize_source(settings: Settings, catalog: str) -> list[Finished]:
     """Read one registered catalogue's source files: `reviews` and `items`, whether they changed or not."""
     with dagster_instance(settings) as instance:
@@ -332,23 +316,6 @@ def _materialize(
     for event in result.get_asset_materialization_events():
         metadata = {name: value.value for name, value in event.materialization.metadata.items()}
     return Finished(asset, catalog, True, reasons, time.monotonic() - began, metadata)
-
-
-def this_process() -> str:
-    """This process, told apart from any other that had or will have its number: `host/number/start`."""
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
-
-
-def _is_gone(process: str) -> bool:
-    """Whether a process of this machine has ended; False for one that cannot be seen from here."""
-    host, _, rest = process.partition("/")
-    number, _, created = rest.partition("/")
-    if host != socket.gethostname() or not number.isdigit():
-        return False
-    try:
-        return f"{psutil.Process(int(number)).create_time():.0f}" != created
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _costs(metadata: Mapping[str, Any]) -> str:

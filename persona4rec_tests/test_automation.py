@@ -24,7 +24,7 @@ def as_resources(settings):
 
 def tick(settings, instance, cursor=None):
     """What the daemon would get of one look: run requests, partition requests, skip message, cursor."""
-    (sensor,) = build_sensors(settings)
+    sensor = next(sensor for sensor in build_sensors(settings) if sensor.name == "new_catalogs")
     # With a reference to the instance and not only the instance, as in the daemon: partitions are looked up through it.
     context = dg.SensorEvaluationContext(
         instance_ref=instance.get_ref(),

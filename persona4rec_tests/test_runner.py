@@ -12,15 +12,13 @@ import pytest
 from persona4rec_pipeline.automation import refresh_catalogs
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.index import PersonaIndex
+from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, this_process
 from persona4rec_pipeline.runner import (
     NIGHTLY,
-    PROCESS_TAG,
     Listener,
     RunFailed,
     dagster_instance,
-    end_abandoned_runs,
     run_stale,
-    this_process,
 )
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
