@@ -52,15 +52,20 @@ def one_at_a_time(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def this_process() -> str:
-    """This process, told apart from any other that had or will have its number: `host/number/start`."""
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
+def process_of(run_id: str) -> str:
+    """For the tag of a run that lives in this process: `run/host/pid/start`.
+
+    The start tells the process apart from any other that had or will have its number; the run, this run from those that
+    Dagster makes with a copy of its tags, to try it again.
+    """
+    return f"{run_id}/{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
 
 
 def tie_to_this_process(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
     """Note in the tags of a run that it lives in this process."""
-    if context.run.tags.get(PROCESS_TAG) != this_process():
-        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
+    stated = process_of(context.run.run_id)
+    if context.run.tags.get(PROCESS_TAG) != stated:
+        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: stated})
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
@@ -72,7 +77,7 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
     """
     ended = 0
     for run in instance.get_runs(dg.RunsFilter(statuses=STARTED)):
-        if not _is_gone(run.tags.get(PROCESS_TAG, "")):
+        if not _lost_its_process(run):
             continue
         # Looked at once more: its process may have ended because the run had.
         now = instance.get_run_by_id(run.run_id)
@@ -82,13 +87,12 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
     return ended
 
 
-def _is_gone(process: str) -> bool:
-    """Whether a process of this machine has ended; False for one that cannot be seen from here."""
-    host, _, rest = process.partition("/")
-    number, _, created = rest.partition("/")
-    if host != socket.gethostname() or not number.isdigit():
+def _lost_its_process(run: dg.DagsterRun) -> bool:
+    """Whether a run's process, on this machine, has ended; False for one that cannot be seen from here."""
+    parts = run.tags.get(PROCESS_TAG, "").split("/")
+    if len(parts) != 4 or parts[:2] != [run.run_id, socket.gethostname()]:
         return False
     try:
-        return f"{psutil.Process(int(number)).create_time():.0f}" != created
+        return f"{psutil.Process(int(parts[2])).create_time():.0f}" != parts[3]
     except psutil.NoSuchProcess:
         return True

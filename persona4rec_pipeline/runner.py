@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
@@ -28,7 +29,7 @@ from dagster._core.loader import LoadingContextForTest
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
-from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, this_process
+from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, process_of
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
@@ -302,13 +303,15 @@ def _materialize(
     if not reasons:
         return Finished(asset, catalog, False, (), 0.0, {})
     began = time.monotonic()
+    run_id = str(uuid4())
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         asset_selection=[dg.AssetKey(asset)],
         partition_key=catalog,
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
-        tags={COMMAND_TAG: command, PROCESS_TAG: this_process()},
+        tags={COMMAND_TAG: command, PROCESS_TAG: process_of(run_id)},
+        run_id=run_id,
     )
     if not result.success:
         raise RunFailed(_failure(result, asset, catalog))

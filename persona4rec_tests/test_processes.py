@@ -1,10 +1,12 @@
-"""One process at a time on a catalogue; a lock that a dead process cannot keep."""
+"""One process at a time on a catalogue; a lock that a dead process cannot keep; runs that a dead process left."""
 
 import subprocess
 import sys
 import time
 
-from persona4rec_pipeline.processes import one_at_a_time
+import dagster as dg
+
+from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, one_at_a_time, process_of
 
 HOLDER = """
 import sys, time
@@ -41,3 +43,31 @@ def test_other_catalogues_do_not_wait(tmp_path):
     ):
         pass
     assert told == []
+
+
+def test_only_a_run_whose_own_process_on_this_machine_is_gone_is_ended():
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+
+    @dg.job
+    def nothing():
+        pass
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def started(process_tag):
+            run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+            instance.add_run_tags(run.run_id, {PROCESS_TAG: process_tag(run.run_id)})
+            return run.run_id
+
+        def of_the_dead(run_id):
+            run, host, _, start = process_of(run_id).split("/")
+            return f"{run}/{host}/{dead.pid}/{start}"
+
+        gone = started(of_the_dead)
+        started(process_of)
+        started(lambda run_id: process_of(run_id).replace("/", "/another-machine-", 1))
+        started(lambda run_id: of_the_dead("the-run-that-this-one-tries-again"))
+        assert end_abandoned_runs(instance) == 1
+        assert instance.get_run_by_id(gone).status == dg.DagsterRunStatus.FAILURE
+        assert end_abandoned_runs(instance) == 0

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-
 import dagster as dg
 import pytest
 
 from persona4rec_pipeline.automation import refresh_catalogs
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.index import PersonaIndex
-from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, this_process
 from persona4rec_pipeline.runner import (
     NIGHTLY,
     Listener,
@@ -112,18 +107,3 @@ def test_the_nightly_job_runs_under_dagster_and_tells_what_it_made(settings):
     output = next(event for event in result.all_events if event.event_type_value == "STEP_OUTPUT")
     assert output.step_output_data.metadata["catalogs"].value == ["books"]
     assert {run.tags.get("dagster/partition") for run in made} >= {"books"}
-
-
-def test_a_run_whose_process_was_killed_is_ended_by_the_next_one(settings):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with dagster_instance(settings) as instance:
-        job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-        started = {"status": dg.DagsterRunStatus.STARTED}
-        run = instance.create_run_for_job(job, tags={PROCESS_TAG: f"{socket.gethostname()}/{dead.pid}/1"}, **started)
-        for other in (this_process(), "another-machine/1/1"):
-            instance.create_run_for_job(job, tags={PROCESS_TAG: other}, **started)
-        assert end_abandoned_runs(instance) == 1
-        ended = instance.get_run_by_id(run.run_id)
-        assert ended is not None and ended.status == dg.DagsterRunStatus.FAILURE
-        assert end_abandoned_runs(instance) == 0

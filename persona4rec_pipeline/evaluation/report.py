@@ -16,20 +16,32 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from persona4rec_pipeline.encoder.texts import ASPECT_SLOTS, interaction_text, persona_text, summary_text
+from persona4rec_pipeline.encoder.texts import summary_text
 from persona4rec_pipeline.evaluation import metrics
 from persona4rec_pipeline.evaluation.candidates import SPLITS
-from persona4rec_pipeline.index import scoring
-from persona4rec_pipeline.index.build import HISTORIES, uniform_fingerprint
-from persona4rec_pipeline.index.files import POLARITY
+from persona4rec_pipeline.evaluation.panel import (
+    TextEncoder,
+    history_texts,
+    persona_texts,
+    profiles,
+    read_candidates,
+    read_history,
+    read_personas,
+    read_summaries,
+    read_targets,
+    records,
+    reranked,
+    stack,
+)
+from persona4rec_pipeline.index.build import uniform_fingerprint
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.warehouse.database import Database
 
@@ -42,14 +54,6 @@ HEADLINE = "ndcg_at_10"
 REPORTED_SPLIT = "test"
 
 logger = logging.getLogger(__name__)
-
-
-class TextEncoder(Protocol):
-    """What is needed of an encoder: unit vectors float32 (n, d) of n texts, and which encoder it is."""
-
-    fingerprint: str
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -165,28 +169,24 @@ def evaluate(
     panel = sorted(set().union(*targets.values()))
     with database.read() as connection:
         champion = uniform_fingerprint(connection, max_history)
-    history = _read_history(database, panel, max_history)
-    personas = _read_personas(database, keys)
-    summaries = _read_summaries(database, keys)
+    history = read_history(database, panel, max_history).dropna(subset=["vector"])
+    personas = read_personas(database, keys).dropna(subset=["vector"])
+    summaries = read_summaries(database, keys)
     base = base_encoder()
 
-    trained_profiles = _profiles(history, _stack(history["vector"]), recency_decay)
+    trained_profiles = profiles(history, stack(history["vector"]), recency_decay)
     if base.fingerprint == champion:
         # Equal fingerprints mean equal vectors for equal texts: what is stored need not be encoded again.
-        base_profiles, base_personas = trained_profiles, _stack(personas["vector"])
+        base_profiles, base_personas = trained_profiles, stack(personas["vector"])
     else:
-        base_profiles = _profiles(
-            history, base.encode([_interaction_text(row) for row in _records(history)]), recency_decay
-        )
-        base_personas = base.encode(
-            [persona_text(r["name"], r["description"], r["preference_rationale"]) for r in _records(personas)]
-        )
-    base_summaries = base.encode([summary_text(row["title"], row["summary"]) for row in _records(summaries)])
+        base_profiles = profiles(history, base.encode(history_texts(history)), recency_decay)
+        base_personas = base.encode(persona_texts(personas))
+    base_summaries = base.encode([summary_text(row["title"], row["summary"]) for row in records(summaries)])
     rankings = [
         (CANDIDATE_ORDER, None, candidates),
-        (ITEM_SUMMARY, base.fingerprint, _reranked(candidates, base_profiles, summaries, base_summaries)),
-        (PERSONAS_UNTRAINED, base.fingerprint, _reranked(candidates, base_profiles, personas, base_personas)),
-        (PERSONAS_TRAINED, champion, _reranked(candidates, trained_profiles, personas, _stack(personas["vector"]))),
+        (ITEM_SUMMARY, base.fingerprint, reranked(candidates, base_profiles, summaries, base_summaries)),
+        (PERSONAS_UNTRAINED, base.fingerprint, reranked(candidates, base_profiles, personas, base_personas)),
+        (PERSONAS_TRAINED, champion, reranked(candidates, trained_profiles, personas, stack(personas["vector"]))),
     ]
     return Report(
         [
@@ -197,122 +197,3 @@ def evaluate(
         ],
         users,
     )
-
-
-def read_targets(database: Database, split: str) -> dict[str, str]:
-    """The one target of each user of the panel; the most recent one, should there be several."""
-    rows = database.rows(
-        """
-        SELECT user_id, arg_max(catalog || '/' || item_id, (reviewed_at, catalog, review_id))
-        FROM splits JOIN reviews USING (catalog, review_id) WHERE is_target AND split = ? GROUP BY 1 ORDER BY 1
-        """,
-        [split],
-    )
-    return dict(rows)
-
-
-def read_candidates(database: Database, split: str) -> dict[str, list[str]]:
-    """The candidates of each user, best first."""
-    lists: dict[str, list[str]] = {}
-    for user, key in database.rows(
-        "SELECT user_id, item_id FROM candidates WHERE split = ? ORDER BY user_id, rank", [split]
-    ):
-        lists.setdefault(user, []).append(key)
-    return lists
-
-
-def _read_history(database: Database, users: Sequence[str], max_history: int) -> pd.DataFrame:
-    """The interactions that make the profiles of these users, with their texts and vectors, most recent first."""
-    with database.read() as connection:
-        connection.register("panel", pd.DataFrame({"user_id": pd.Series(users, dtype=str)}))
-        return connection.execute(
-            f"""
-            SELECT histories.user_id, title, summary, {", ".join(ASPECT_SLOTS)}, vector
-            FROM ({HISTORIES}) AS histories SEMI JOIN panel USING (user_id)
-            LEFT JOIN item_summaries USING (catalog, item_id)
-            LEFT JOIN review_aspects USING (catalog, review_id)
-            JOIN interaction_vectors USING (catalog, review_id)
-            ORDER BY histories.user_id, age
-            """,
-            {"max_history": max_history},
-        ).df()
-
-
-def _read_personas(database: Database, keys: Sequence[str]) -> pd.DataFrame:
-    """Appreciative and mixed personas of these items with their vectors; a critical one never makes a score.
-
-    An item that has only critical ones is there with a row of its own, whose polarity is critical: it is known.
-    """
-    with database.read() as connection:
-        connection.register("wanted", pd.DataFrame({"key": pd.Series(keys, dtype=str)}))
-        return connection.execute(
-            """
-            SELECT catalog || '/' || item_id AS key, name, description, preference_rationale, polarity, vector
-            FROM personas JOIN persona_vectors USING (catalog, item_id, persona_id)
-            JOIN wanted ON wanted.key = catalog || '/' || item_id
-            QUALIFY polarity <> 'critical' OR row_number() OVER (
-                PARTITION BY catalog, item_id ORDER BY polarity = 'critical', persona_id
-            ) = 1
-            ORDER BY 1, persona_id
-            """
-        ).df()
-
-
-def _read_summaries(database: Database, keys: Sequence[str]) -> pd.DataFrame:
-    with database.read() as connection:
-        connection.register("wanted", pd.DataFrame({"key": pd.Series(keys, dtype=str)}))
-        return connection.execute(
-            """
-            SELECT key, title, summary, 'appreciative' AS polarity
-            FROM item_summaries JOIN wanted ON wanted.key = catalog || '/' || item_id ORDER BY key
-            """
-        ).df()
-
-
-def _interaction_text(row: Mapping[str, Any]) -> str:
-    aspects = {slot: row[slot] if isinstance(row[slot], str) else None for slot in ASPECT_SLOTS}
-    title, summary = (row[name] if isinstance(row[name], str) else "" for name in ("title", "summary"))
-    return interaction_text(title, summary, aspects)
-
-
-def _profiles(history: pd.DataFrame, vectors: np.ndarray, recency_decay: float) -> dict[str, np.ndarray]:
-    """Profiles of the users of `history`, whose rows of one user stand together, most recent first."""
-    if not len(history):
-        return {}
-    users, firsts = np.unique(history["user_id"].to_numpy(dtype=object), return_index=True)
-    order = np.argsort(firsts)
-    offsets = np.append(firsts[order], len(history))
-    return dict(zip(users[order], scoring.user_profiles(vectors, offsets, recency_decay), strict=True))
-
-
-def _reranked(
-    candidates: Mapping[str, Mapping[str, Sequence[str]]],
-    profiles: Mapping[str, np.ndarray],
-    described: pd.DataFrame,
-    vectors: np.ndarray,
-) -> dict[str, dict[str, list[str]]]:
-    """Every list of candidates in the order of its user's profile; `described` has the columns key and polarity."""
-    keys, firsts = np.unique(described["key"].to_numpy(dtype=object), return_index=True)
-    offsets = np.append(firsts, len(described)).astype(np.int64)
-    polarity = described["polarity"].map(POLARITY).to_numpy(np.int8)
-    row_of = {key: row for row, key in enumerate(keys)}
-    ordered: dict[str, dict[str, list[str]]] = {}
-    for split, lists in candidates.items():
-        ordered[split] = {}
-        for user, ranking in lists.items():
-            profile = profiles.get(user)
-            if profile is None:
-                ordered[split][user] = list(ranking)
-                continue
-            rows = np.array([row_of.get(key, -1) for key in ranking], np.int64)
-            places = scoring.rerank(profile, rows, vectors, offsets, polarity).order
-            ordered[split][user] = [ranking[place] for place in places]
-    return ordered
-
-
-def _stack(vectors: pd.Series) -> np.ndarray:
-    return np.stack(vectors.to_list()).astype(np.float32) if len(vectors) else np.empty((0, 0), np.float32)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return frame.to_dict("records")

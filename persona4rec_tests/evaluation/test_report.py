@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
-from persona4rec_pipeline.evaluation.report import RankingResult, Report, evaluate, read_candidates, read_targets
+from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
+from persona4rec_pipeline.evaluation.report import RankingResult, Report, evaluate
 from persona4rec_pipeline.index.build import IndexNotBuildable
 from persona4rec_pipeline.settings import EvaluationSettings
 from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
