@@ -22,8 +22,8 @@ STOP_S = 20.0
 def run_servers(settings: Settings, dagster_port: int, mlflow_port: int) -> int:
     """Run both servers on 127.0.0.1 until one of them ends or the user interrupts; returns the exit code.
 
-    They are started from Python, in this process group: started by a shell in the background, `dagster dev` ignores the
-    signal to stop.
+    Both signals to stop are taken here, whatever the shell that started this says of them: one that starts a command in
+    the background makes it, and all that it starts, ignore the interrupt, and the servers would outlive this process.
     """
     prepare_dagster_home(settings)
     settings.mlflow_path.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,8 @@ def run_servers(settings: Settings, dagster_port: int, mlflow_port: int) -> int:
             "--artifacts-destination", str(settings.mlflow_path / "artifacts"),
         ],
     }  # fmt: skip
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, _interrupt)
     # In the state directory and not in the checkout: Dagster reads a .env file of the folder that it is started in, and
     # what stands there would win over the settings of this call.
     environment = {**os.environ, "PERSONA4REC_HOME": str(settings.home)}

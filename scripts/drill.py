@@ -94,7 +94,7 @@ def main() -> int:
         "add-catalog", "books", "--reviews", str(books / "reviews.jsonl"), "--items", str(books / "items.jsonl"),
         "--limit-items", str(given.items),
     )  # fmt: skip
-    drill.must("run")
+    drill.must("backfill", "books")
     before = PersonaIndex.open(drill.settings.index_path).generation
     drill.start()
     try:
@@ -127,7 +127,7 @@ def _arrival(drill: Drill, before: int, limit_s: float) -> None:
 def _nights(drill: Drill, limit_s: float) -> None:
     # Readers of the new catalogue have read books as well: what they did last lies in another catalogue now, and with it
     # what is held out of the first. One run follows that; only then is there nothing left to do.
-    drill.must("run")
+    drill.must("backfill", "books", "new-arrivals")
     generation = PersonaIndex.open(drill.settings.index_path).generation
     status, subjects = drill.night(limit_s)
     drill.say("a night without change ended", status, status == "SUCCESS")
