@@ -115,9 +115,9 @@ def refresh_catalogs() -> None:
 
 
 @dg.job(
-    description="Judge which personas explain past choices, train the encoder on them, make it the champion, embed "
-    "everything with it again, publish, and evaluate on the panel. The schedule weekly_encoder_training runs it; start it "
-    "by hand after many new reviews.",
+    description="Judge which personas explain past choices, train the encoder on them, put it in use if it orders the "
+    "candidates of the panel better, embed everything with it again, publish, and evaluate. The schedule "
+    "weekly_encoder_training runs it; start it by hand after many new reviews.",
     tags=CRASH_RETRIES,
 )
 def train_encoder() -> None:
@@ -145,7 +145,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             cron_schedule=settings.schedules.weekly,
             execution_timezone=settings.schedules.timezone,
             default_status=status,
-            description="Every week: judge, train, embed again with the new encoder, publish, evaluate.",
+            description="Every week: judge, train, put the new encoder in use if it is better, embed again with it, publish, evaluate.",
         ),
     ]
 

@@ -265,6 +265,18 @@ def rollback_index(
     out.print(f"Current is {make_current(load_settings().index_path, generation)}")
 
 
+@app.command("rollback-encoder")
+def rollback_encoder(
+    version: Annotated[str | None, typer.Argument(help="Version in MLflow; default: the one in use before.")] = None,
+) -> None:
+    """Put an earlier encoder in use again, embed everything with it and publish."""
+    from persona4rec_pipeline.rollback import rollback_encoder as roll_back
+    from persona4rec_pipeline.runner import Listener
+
+    encoder, _ = roll_back(load_settings(), version, Listener(_tell_start, _tell, _note))
+    out.print(f"In use is version {encoder.version} ({encoder.fingerprint}); the index is made by it.")
+
+
 @app.command()
 def demo(
     engine: Annotated[str | None, typer.Option(help="vllm, openai or extractive; default: the setting.")] = None,

@@ -22,7 +22,7 @@ from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import IncomingUnreadable, needs_ingest, scan
 from persona4rec_pipeline.runner import STEPS, dagster_instance, stale_reasons
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import ChampionInfo, Tracking
+from persona4rec_pipeline.tracking import RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
 
 # Tokens of a prompt and of its answer where the ledger knows no example of a task: (compact, full profile).
@@ -72,7 +72,7 @@ class Status:
     cost: float
     index: Manifest | None
     index_problem: str | None
-    champion: ChampionInfo | None
+    champion: RegisteredEncoder | None
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
         now = instance.get_run_by_id(run.run_id)
         if now is not None and now.status in STARTED:
             instance.report_run_failed(now, "The process of this run is gone: it was killed, or the machine stopped.")
+            # Dagster frees them a minute later, in case the run is still at work. This one is not.
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             ended += 1
     return ended
 

@@ -44,13 +44,15 @@ STEPS: Steps = (
     ("splits",),
     ("review_aspects", "item_summaries", "personas"),
     ("alignment_pairs",),
+    ("candidates",),
     ("persona_encoder",),
+    ("champion_encoder",),
     ("persona_vectors", "interaction_vectors"),
     ("persona_index",),
-    ("candidates", "evaluation_report"),
+    ("evaluation_report",),
 )
 # Every night the catalogues, with the encoder that there is; every week the encoder, with the catalogues that there are.
-NIGHTLY: Steps = (*STEPS[:3], *STEPS[5:7])
+NIGHTLY: Steps = (*STEPS[:3], *STEPS[7:9])
 WEEKLY: Steps = STEPS[3:]
 SOURCE_STEP = STEPS[0]
 # The steps that ask the language model; its engine is stopped before training needs the memory and the cores.

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ENCODER = "persona_encoder"
-CHAMPION = "champion"
+# Aliases of versions: in use; the newest that was trained; in use before.
+CHAMPION, CHALLENGER, FORMER_CHAMPION = "champion", "challenger", "former_champion"
+# Tag of a version that was taken out of use by hand: the day. It is never promoted again by itself.
+ROLLED_BACK = "rolled_back"
 # Folder of the registered model, in the run's artifacts, and of the plain SentenceTransformer within it.
 _ARTIFACT = "encoder"
 _MODEL_FOLDER = "model.sentence_transformer"
@@ -39,7 +42,7 @@ class TrackingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class ChampionInfo:
+class RegisteredEncoder:
     """A registered encoder. path: folder of a plain SentenceTransformer, to be loaded in place. tags: the version's."""
 
     version: str
@@ -135,11 +138,35 @@ class Tracking:
         """Point an alias (`champion`, `challenger`) to a version of the encoder; it leaves its former version."""
         self._client.set_registered_model_alias(ENCODER, alias, version)
 
-    def champion(self) -> ChampionInfo | None:
+    def set_champion(self, version: str) -> None:
+        """Put a version of the encoder in use; the one that was is kept as the former champion."""
+        before = self.champion()
+        if before is not None and before.version != version:
+            self.set_alias(FORMER_CHAMPION, before.version)
+        self.set_alias(CHAMPION, version)
+
+    def set_tag(self, version: str, name: str, value: str) -> None:
+        """Set a tag of a version, such as why it was promoted."""
+        self._client.set_model_version_tag(ENCODER, version, name, value)
+
+    def remove_tag(self, version: str, name: str) -> None:
+        """Take a tag off a version; nothing happens if it has none."""
+        if name in self._client.get_model_version(ENCODER, version).tags:
+            self._client.delete_model_version_tag(ENCODER, version, name)
+
+    def versions(self) -> list[RegisteredEncoder]:
+        """All registered versions whose files are there, newest first; empty for a store that does not exist."""
+        if not self._database.exists():
+            return []
+        found = self._client.search_model_versions(f"name = '{ENCODER}'", max_results=1000)
+        newest_first = sorted(found, key=lambda version: int(version.version), reverse=True)
+        return [_info(version) for version in newest_first if _folder(version).is_dir()]
+
+    def champion(self) -> RegisteredEncoder | None:
         """The encoder that is in use; None when none has been registered yet."""
         return self.encoder(CHAMPION)
 
-    def encoder(self, alias: str) -> ChampionInfo | None:
+    def encoder(self, alias: str) -> RegisteredEncoder | None:
         """The encoder that an alias names, None without such an alias. Raises TrackingError if its files are gone."""
         if not self._database.exists():
             return None
@@ -193,11 +220,15 @@ class Tracking:
         shutil.copytree(model_dir, target / _MODEL_FOLDER, ignore=shutil.ignore_patterns("onnx", "openvino", ".*"))
 
 
-def _info(version: ModelVersion) -> ChampionInfo:
-    folder = Path(unquote(urlparse(str(version.source)).path)) / _MODEL_FOLDER
+def _folder(version: ModelVersion) -> Path:
+    return Path(unquote(urlparse(str(version.source)).path)) / _MODEL_FOLDER
+
+
+def _info(version: ModelVersion) -> RegisteredEncoder:
+    folder = _folder(version)
     if not folder.is_dir():
         raise TrackingError(f"The files of {ENCODER} version {version.version} are gone: {folder} does not exist.")
-    return ChampionInfo(
+    return RegisteredEncoder(
         version=str(version.version),
         path=folder,
         run_id=str(version.run_id),

@@ -124,7 +124,8 @@ def test_the_schedules_follow_the_settings_and_can_be_off(tmp_path):
 def test_night_and_week_together_are_the_whole_story_in_its_order():
     told = [step for step in STEPS if step in NIGHTLY or step in WEEKLY]
     assert tuple(told) == STEPS
-    assert "persona_index" in NIGHTLY[-1] and "persona_encoder" in WEEKLY[1]
+    assert "persona_index" in NIGHTLY[-1]
+    assert WEEKLY[2:4] == (("persona_encoder",), ("champion_encoder",))
 
 
 def test_every_job_says_when_to_use_it(tmp_path):

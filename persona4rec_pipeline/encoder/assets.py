@@ -28,7 +28,7 @@ from persona4rec_pipeline.encoder.training import TrainingPair, TrainingResult, 
 from persona4rec_pipeline.encoder.vectors import VectorCounts, refresh_interaction_vectors, refresh_persona_vectors
 from persona4rec_pipeline.presentation import line_chart
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import CHAMPION, ChampionInfo, Run, Tracking
+from persona4rec_pipeline.tracking import CHALLENGER, RegisteredEncoder, Run, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of these assets changes their results.
@@ -43,8 +43,8 @@ MIN_PAIRS = 8
     kinds={"pytorch", "mlflow"},
     deps=["alignment_pairs", "personas", "review_aspects", "item_summaries"],
     description="The text encoder of users and personas, fine-tuned on the alignment pairs and registered in MLflow as "
-    "`persona_encoder`, alias `champion`. The same pairs and settings train nothing anew; with too few pairs the base "
-    "encoder is registered as it is.",
+    "`persona_encoder`, alias `challenger`. The same pairs and settings train nothing anew; with too few pairs it is the "
+    "base encoder as it is.",
 )
 @patient
 def persona_encoder(
@@ -58,42 +58,40 @@ def persona_encoder(
     pairs = read_training_pairs(warehouse, settings.encoder)
     trains = len(pairs) >= MIN_PAIRS
     key = training_key(base_fingerprint, pairs if trains else [], settings.encoder)
-    champion = tracking.champion()
+    known = next((found for found in tracking.versions() if found.tags.get("training_key") == key), None)
     report: dict[str, Any] = {"pairs": len(pairs), "users": len({pair.user_id for pair in pairs}), "trained": trains}
-    if champion is not None and champion.tags.get("training_key") == key:
-        context.log.info(f"the champion, version {champion.version}, was made from exactly this; nothing to train")
-        report["reused"] = True
+    report["reused"] = known is not None
+    if known is not None:
+        context.log.info(f"version {known.version} was made from exactly this; nothing to train")
+        version = known.version
+    elif not trains:
+        context.log.warning(f"{len(pairs)} pairs are too few to train on; the base encoder is taken as it is")
+        version = register_base(settings, tracking, context.run_id).version
     else:
-        report["reused"] = False
         tags = {"dagster_run_id": context.run_id}
-        with tracking.run("encoder", f"persona_encoder {context.run_id[:8]}", tags) as run:
+        with (
+            tracking.run("encoder", f"persona_encoder {context.run_id[:8]}", tags) as run,
+            tempfile.TemporaryDirectory(prefix="training-", dir=tracking.path) as scratch,
+        ):
             run.log_params(_params(settings, pairs, base_fingerprint))
-            if trains:
-                with tempfile.TemporaryDirectory(prefix="training-", dir=tracking.path) as scratch:
-                    result = train_encoder(base, pairs, settings.encoder, Path(scratch), context.log.info)
-                    report |= _report_training(run, result)
-                    version = tracking.register_encoder(
-                        result.path, run.run_id, result.fingerprint, {"training_key": key, "trained": "true"}
-                    )
-            else:
-                context.log.warning(
-                    f"{len(pairs)} pairs are too few to train on; the base encoder is registered as it is"
-                )
-                tags = {"training_key": key, "trained": "false"}
-                version = tracking.register_encoder(base, run.run_id, base_fingerprint, tags)
-        tracking.set_alias(CHAMPION, version)
-        champion = tracking.champion()
-        assert champion is not None
+            result = train_encoder(base, pairs, settings.encoder, Path(scratch), context.log.info)
+            report |= _report_training(run, result)
+            version = tracking.register_encoder(
+                result.path, run.run_id, result.fingerprint, {"training_key": key, "trained": "true"}
+            )
+    tracking.set_alias(CHALLENGER, version)
+    challenger = tracking.encoder(CHALLENGER)
+    assert challenger is not None
     return dg.MaterializeResult(
         metadata={
             **report,
-            "version": champion.version,
-            "fingerprint": champion.fingerprint,
+            "version": challenger.version,
+            "fingerprint": challenger.fingerprint,
             "base_model": settings.encoder.base_model,
-            "mlflow_run": champion.run_id,
-            "path": dg.MetadataValue.path(champion.path),
+            "mlflow_run": challenger.run_id,
+            "path": dg.MetadataValue.path(challenger.path),
         },
-        data_version=dg.DataVersion(champion.fingerprint),
+        data_version=dg.DataVersion(challenger.fingerprint),
     )
 
 
@@ -101,7 +99,7 @@ def persona_encoder(
     partitions_def=CATALOGS,
     group_name="encoder",
     kinds={"pytorch", "duckdb"},
-    deps=["personas", persona_encoder],
+    deps=["personas", "champion_encoder"],
     description="Unit vectors of the catalogue's personas by the champion encoder; only new and changed texts cost.",
 )
 @patient
@@ -120,7 +118,7 @@ def persona_vectors(
     partitions_def=CATALOGS,
     group_name="encoder",
     kinds={"pytorch", "duckdb"},
-    deps=["reviews", "review_aspects", "item_summaries", "splits", persona_encoder],
+    deps=["reviews", "review_aspects", "item_summaries", "splits", "champion_encoder"],
     description="Unit vectors of every user's most recent positive train interactions by the champion encoder, of "
     "which profiles are made; only new and changed texts cost.",
 )
@@ -184,34 +182,43 @@ def _report_training(run: Run, result: TrainingResult) -> dict[str, Any]:
     }
 
 
+def register_base(settings: Settings, tracking: Tracking, run_id: str) -> RegisteredEncoder:
+    """The untrained base encoder as a version of the registry, registered now if it was not; run_id: of Dagster."""
+    base = model_folder(settings.encoder.base_model)
+    stated = fingerprint(base, settings.encoder.max_seq_length)
+    key = training_key(stated, [], settings.encoder)
+
+    def known() -> RegisteredEncoder | None:
+        return next((found for found in tracking.versions() if found.tags.get("training_key") == key), None)
+
+    if (found := known()) is not None:
+        return found
+    with tracking.run("encoder", "base encoder", {"dagster_run_id": run_id}) as run:
+        tracking.register_encoder(base, run.run_id, stated, {"training_key": key, "trained": "false"})
+    registered = known()
+    assert registered is not None
+    return registered
+
+
 def _champion(
     context: dg.AssetExecutionContext, settings: Settings, tracking: Tracking
 ) -> tuple[str, Callable[[Sequence[str]], np.ndarray]]:
     """The champion's fingerprint, and a function that loads it when there is something to encode.
 
-    Where nothing was trained yet the base encoder becomes the first champion, so that a first catalogue is served at once.
+    Where none was chosen yet the base encoder becomes the first champion, so that a first catalogue is served at once.
     """
     champion = tracking.champion()
     if champion is None:
-        context.log.info("no encoder was trained yet; the base encoder is the champion until one is")
-        champion = _register_base(context, settings, tracking)
+        context.log.info("no encoder was trained yet; the base encoder is the champion until a better one is")
+        champion = register_base(settings, tracking, context.run_id)
+        tracking.set_champion(champion.version)
+    path = champion.path
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        encoder = Encoder.load(champion.path, settings.encoder.max_seq_length, settings.encoder.encode_batch_size)
+        encoder = Encoder.load(path, settings.encoder.max_seq_length, settings.encoder.encode_batch_size)
         return encoder.encode(texts, context.log.info)
 
-    return fingerprint(champion.path, settings.encoder.max_seq_length), encode
-
-
-def _register_base(context: dg.AssetExecutionContext, settings: Settings, tracking: Tracking) -> ChampionInfo:
-    base = model_folder(settings.encoder.base_model)
-    stated = fingerprint(base, settings.encoder.max_seq_length)
-    with tracking.run("encoder", "base encoder", {"dagster_run_id": context.run_id}) as run:
-        version = tracking.register_encoder(base, run.run_id, stated, {"trained": "false"})
-    tracking.set_alias(CHAMPION, version)
-    champion = tracking.champion()
-    assert champion is not None
-    return champion
+    return fingerprint(path, settings.encoder.max_seq_length), encode
 
 
 def _vectors_result(

@@ -1,23 +1,27 @@
-"""The Dagster assets of this step: `candidates` and `evaluation_report`."""
+"""The Dagster assets of this step: `candidates`, `champion_encoder` and `evaluation_report`."""
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import dagster as dg
 
 from persona4rec_pipeline.automation import patient
 from persona4rec_pipeline.embedding import Encoder
+from persona4rec_pipeline.encoder.assets import register_base
 from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
+from persona4rec_pipeline.evaluation.contest import Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
 from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.tracking import CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "1", "evaluation_report": "1"}
+LOGIC_VERSIONS = {"candidates": "1", "champion_encoder": "1", "evaluation_report": "1"}
 EXPERIMENT = "evaluation"
 
 
@@ -50,12 +54,51 @@ def candidates(
 
 
 @dg.asset(
+    group_name="encoder",
+    kinds={"pytorch", "mlflow"},
+    deps=["persona_encoder", candidates, "splits", "personas", "item_summaries", "review_aspects"],
+    description="The encoder that is in use, alias `champion` in MLflow: the newly trained one if it orders the candidates "
+    "of the panel better (validation targets, NDCG@10), else the one that was; the reason is kept with the version.",
+)
+@patient
+def champion_encoder(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.MaterializeResult:
+    challenger = tracking.encoder(CHALLENGER)
+    champion = tracking.champion()
+    if champion is None:
+        champion = register_base(settings, tracking, context.run_id)
+        tracking.set_champion(champion.version)
+    decision, contest = _decide(warehouse, settings, challenger, champion)
+    context.log.info(decision.reason)
+    if challenger is not None and challenger.version != champion.version:
+        tracking.set_tag(challenger.version, "decision", decision.reason)
+        if decision.promoted:
+            tracking.set_champion(challenger.version)
+            champion = challenger
+    return dg.MaterializeResult(
+        metadata={
+            "version": champion.version,
+            "fingerprint": champion.fingerprint,
+            "promoted": decision.promoted,
+            "reason": decision.reason,
+            **({} if contest is None else {f"contest_{name}": value for name, value in asdict(contest).items()}),
+            "path": dg.MetadataValue.path(champion.path),
+        },
+        data_version=dg.DataVersion(champion.fingerprint),
+    )
+
+
+@dg.asset(
     group_name="evaluation",
     kinds={"duckdb", "mlflow"},
     deps=[
         candidates,
         "persona_index",
-        "persona_encoder",
+        champion_encoder,
         "persona_vectors",
         "interaction_vectors",
         "personas",
@@ -74,7 +117,7 @@ def evaluation_report(
 ) -> dg.MaterializeResult:
     report = evaluate(
         warehouse,
-        lambda: _base_encoder(settings),
+        lambda: _encoder(settings, settings.encoder.base_model),
         recency_decay=settings.encoder.recency_decay,
         max_history=settings.encoder.max_history,
     )
@@ -102,7 +145,7 @@ def evaluation_report(
     )
 
 
-ASSETS = [candidates, evaluation_report]
+ASSETS = [candidates, champion_encoder, evaluation_report]
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
@@ -110,6 +153,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
     encoder = settings.encoder
     parts: dict[str, list[object]] = {
         "candidates": [settings.evaluation.model_dump()],
+        "champion_encoder": [encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
         "evaluation_report": [encoder.base_model, encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
     }
     return {
@@ -118,9 +162,42 @@ def code_versions(settings: Settings) -> dict[str, str]:
     }
 
 
-def _base_encoder(settings: Settings) -> Encoder:
+@dataclass(frozen=True)
+class _Decision:
+    promoted: bool
+    reason: str
+
+
+def _decide(
+    warehouse: Database, settings: Settings, challenger: RegisteredEncoder | None, champion: RegisteredEncoder
+) -> tuple[_Decision, Contest | None]:
+    """Whether the challenger takes the champion's place, why, and the contest if there had to be one."""
+    if challenger is None:
+        return _Decision(False, f"version {champion.version} stays: no other was trained"), None
+    if challenger.fingerprint == champion.fingerprint:
+        return _Decision(False, f"version {champion.version} stays: it is the newest"), None
+    if ROLLED_BACK in challenger.tags:
+        since = challenger.tags[ROLLED_BACK]
+        return _Decision(
+            False, f"version {champion.version} stays: version {challenger.version} was rolled back on {since}"
+        ), None
+    contest = hold_contest(
+        warehouse,
+        _encoder(settings, challenger.path),
+        _encoder(settings, champion.path),
+        settings.encoder.recency_decay,
+        settings.encoder.max_history,
+    )
+    names = f"version {challenger.version} against version {champion.version}"
+    if contest is None:
+        return _Decision(True, f"{names}: nobody is in the panel to compare them on; the newer one is taken"), None
+    verdict = "promoted" if contest.is_won else "not better, so the champion stays"
+    return _Decision(contest.is_won, f"{names}: {verdict}; {contest}"), contest
+
+
+def _encoder(settings: Settings, path_or_name: str | Path) -> Encoder:
     encoder = settings.encoder
-    return Encoder.load(encoder.base_model, encoder.max_seq_length, encoder.encode_batch_size)
+    return Encoder.load(path_or_name, encoder.max_seq_length, encoder.encode_batch_size)
 
 
 def _headlines(report: Report) -> dict[str, float]:

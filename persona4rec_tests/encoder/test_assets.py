@@ -14,7 +14,8 @@ from persona4rec_pipeline.encoder.assets import (
     persona_vectors,
 )
 from persona4rec_pipeline.encoder.pairs import read_training_pairs
-from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.evaluation.assets import champion_encoder
+from persona4rec_pipeline.tracking import CHALLENGER, FORMER_CHAMPION, Tracking
 from persona4rec_tests.encoder.builders import BASE, filled_warehouse, settings
 
 
@@ -52,17 +53,18 @@ def instance():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, instance):
-    """A house whose encoder is trained and whose vectors are made; with the metadata of those three runs."""
+    """A house whose encoder is trained and whose vectors are made; with the metadata of those runs."""
     house = House(tmp_path_factory.mktemp("home"), instance)
     metadata = {
         "encoder": house.materialize(persona_encoder)[1],
+        "champion": house.materialize(champion_encoder)[1],
         "personas": house.materialize(persona_vectors, "books")[1],
         "interactions": house.materialize(interaction_vectors, "books")[1],
     }
     return house, metadata
 
 
-def test_the_encoder_is_trained_registered_and_made_champion(trained):
+def test_the_encoder_is_trained_registered_and_where_there_is_no_panel_made_champion(trained):
     house, metadata = trained
     champion = house.tracking.champion()
     told = metadata["encoder"]
@@ -71,6 +73,11 @@ def test_the_encoder_is_trained_registered_and_made_champion(trained):
     assert champion.fingerprint != fingerprint(model_folder(BASE), house.settings.encoder.max_seq_length)
     assert Encoder.load(champion.path, 32).fingerprint == champion.fingerprint
     assert "data:image/png;base64" in told["loss"]
+    decision = metadata["champion"]
+    assert decision["promoted"] and "nobody is in the panel" in decision["reason"]
+    assert champion.tags["decision"] == decision["reason"]
+    former = house.tracking.encoder(FORMER_CHAMPION)
+    assert former.tags["trained"] == "false", "before anything was trained the base encoder was in use"
 
 
 def test_the_run_keeps_parameters_curve_and_plot(trained):
@@ -150,7 +157,9 @@ def test_too_few_pairs_register_the_base_encoder_untrained_and_say_so(tmp_path, 
     _, told = house.materialize(persona_encoder)
     base = fingerprint(model_folder(BASE), house.settings.encoder.max_seq_length)
     assert (told["pairs"], told["trained"], told["fingerprint"]) == (3, False, base)
-    assert house.tracking.champion().tags["trained"] == "false"
+    assert house.tracking.encoder(CHALLENGER).tags["trained"] == "false"
+    house.materialize(champion_encoder)
+    assert [found.version for found in house.tracking.versions()] == ["1"], "the base is registered once"
 
 
 def test_where_nothing_was_trained_yet_the_base_encoder_becomes_the_champion(tmp_path, instance):

@@ -14,11 +14,12 @@ from persona4rec_tests.index.builders import Shop
 
 
 def materialise(shop: Shop, monkeypatch) -> dg.ExecuteInProcessResult:
-    monkeypatch.setattr(assets, "_base_encoder", lambda settings: HashEncoder())
+    monkeypatch.setattr(assets, "_encoder", lambda settings, path: HashEncoder())
     settings = Settings(home=shop.home)
     tracking = Tracking(settings.mlflow_path)
     return dg.materialize(
-        assets.ASSETS, resources={"warehouse": shop.store().database, "settings": settings, "tracking": tracking}
+        [assets.candidates, assets.evaluation_report],
+        resources={"warehouse": shop.store().database, "settings": settings, "tracking": tracking},
     )
 
 
@@ -70,6 +71,6 @@ def test_equal_data_gives_equal_data_versions(tmp_path, monkeypatch):
 
 def test_the_code_versions_follow_the_settings_that_each_asset_reads():
     plain, other = (assets.code_versions(settings) for settings in (Settings(), Settings(evaluation={"candidates": 7})))
-    assert set(plain) == {"candidates", "evaluation_report"}
+    assert set(plain) == {asset.key.to_user_string() for asset in assets.ASSETS}
     assert plain["candidates"] != other["candidates"]
     assert plain["evaluation_report"] == other["evaluation_report"]
