@@ -21,9 +21,10 @@ from persona4rec_pipeline.reviews.catalogs import (
     list_catalogs,
     register_catalog,
 )
-from persona4rec_pipeline.reviews.incoming import scan
+from persona4rec_pipeline.reviews.incoming import drop_copy, scan
 from persona4rec_pipeline.runner import Finished, forget_partition, materialize_source
 from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.traces import compact_files
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
 
 
@@ -68,9 +69,10 @@ def add_catalog(
 
 
 def remove_catalog(settings: Settings, name: str) -> Removal:
-    """Delete a catalogue's rows, generations, index shard and partition key; its source files stay.
+    """Delete a catalogue's rows, generations, index shard, runs and partition key; its source files stay.
 
-    Index generations that hold it are deleted once one without it is published. Raises CatalogError for an unknown one,
+    Index generations that hold it are deleted once one without it is published, and the database files rewritten, so that
+    nothing can be read out of them. Raises CatalogError for an unknown one,
     and for one whose folder still lies in the watched location: it would come back with the next look.
     """
     warehouse = open_warehouse(settings)
@@ -81,10 +83,20 @@ def remove_catalog(settings: Settings, name: str) -> Removal:
                 f"{arrival.folder} still lies in the watched location, and the sensor would take catalogue {name} in "
                 "again. Move that folder away first."
             )
+    titles = {
+        title
+        for (title,) in warehouse.rows(
+            "SELECT title FROM item_summaries GROUP BY title HAVING list(DISTINCT catalog) = [$catalog]",
+            {"catalog": name},
+        )
+    }
     rows = sum(delete_catalog_rows(warehouse, name).values())
     generations = Ledger(open_ledger_database(settings)).forget(name)
-    forget_partition(settings, name)
-    return Removal(rows, generations, _publish_without(settings, name))
+    forget_partition(settings, name, titles)
+    drop_copy(settings, name)
+    published = _publish_without(settings, name)
+    compact_files(settings)
+    return Removal(rows, generations, published)
 
 
 def _publish_without(settings: Settings, name: str) -> int | None:

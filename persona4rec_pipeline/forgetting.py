@@ -10,30 +10,22 @@ next training is without them. The source files are not ours to change: their ro
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
 
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
-from persona4rec_pipeline.personas.text import sentences
-from persona4rec_pipeline.presentation import markdown_text
 from persona4rec_pipeline.reviews.assets import code_versions
 from persona4rec_pipeline.reviews.catalogs import list_catalogs
 from persona4rec_pipeline.reviews.ingest import user_hash
 from persona4rec_pipeline.runner import NIGHTLY, SILENT, SOURCE_STEP, STEPS, Listener, dagster_instance, run_stale
 from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.traces import compact_files, delete_runs_that_quote
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
 
 # Tables with a column user_id whose rows are the user's own.
 OWN_TABLES = ("review_aspects", "alignment_pairs", "interaction_vectors", "candidates")
-# Characters of a review by which a run's log is recognised as quoting it; shorter ones would hit by chance.
-TELLING_CHARACTERS = 24
-# Longest wait for a SQLite file that the daemon writes to, in seconds.
-SQLITE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +63,11 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
         run_stale(settings, catalogs, steps, listener, instance, "forget-user", force=True)
         # Names that only the user's words gave rise to are traces, too.
         names -= {name for (name,) in warehouse.rows("SELECT DISTINCT name FROM personas")}
-        runs = _delete_runs(instance, [user_id, *names], [text for *_, text in reviews])
+        # Most of their assets were materialized again just now.
+        assets = [asset for step in STEPS for asset in step]
+        runs = delete_runs_that_quote(instance, assets, [user_id, *names], [text for *_, text in reviews])
     old = _delete_old_generations(settings)
-    warehouse.compact()
-    ledger.database.compact()
-    _compact_sqlite(settings)
+    compact_files(settings)
     items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})
     return Forgotten(len(reviews), rows, generations, items, runs, old)
 
@@ -143,48 +135,6 @@ def _tell_dagster(instance: dg.DagsterInstance, settings: Settings, warehouse: D
         )
 
 
-def _delete_runs(instance: dg.DagsterInstance, names: list[str], texts: list[str]) -> int:
-    """Delete the runs whose recorded metadata hold one of the names or quote the texts; returns how many.
-
-    Most of their assets were materialized again just now. Of one that was not, the record of its last materialization is
-    wiped as well, so that it counts as not made yet.
-    """
-    pieces = [*names, *(piece for text in texts for piece in _pieces(text))]
-    telling = {form for piece in pieces for form in (piece, markdown_text(piece, len(piece) + 8))}
-    condemned: set[str] = set()
-    for asset in (asset for step in STEPS for asset in step):
-        records = list(_materializations(instance, asset))  # newest first
-        found = [record.run_id for record in records if _tells(record, telling)]
-        if found and found[0] == records[0].run_id:
-            instance.wipe_assets([dg.AssetKey(asset)])
-        condemned.update(found)
-    for run_id in condemned:
-        instance.delete_run(run_id)
-    return len(condemned)
-
-
-def _tells(record: Any, pieces: set[str]) -> bool:
-    told = " ".join(str(value.value) for value in record.asset_materialization.metadata.values())
-    return any(piece in told for piece in pieces)
-
-
-def _materializations(instance: dg.DagsterInstance, asset: str) -> Iterator[Any]:
-    cursor = None
-    while True:
-        found = instance.fetch_materializations(dg.AssetKey(asset), limit=500, cursor=cursor)
-        yield from found.records
-        if not found.has_more:
-            return
-        cursor = found.cursor
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """The beginning of a review and of each of its sentences, where it is long enough to tell."""
-    for sentence in sentences(text):
-        if len(sentence.text) >= TELLING_CHARACTERS:
-            yield " ".join(sentence.text.split())[:TELLING_CHARACTERS]
-
-
 def _delete_old_generations(settings: Settings) -> int:
     try:
         current = current_generation(settings.index_path)
@@ -194,13 +144,3 @@ def _delete_old_generations(settings: Settings) -> int:
     for number in old:
         shutil.rmtree(current.with_name(f"{number:06d}"))
     return len(old)
-
-
-def _compact_sqlite(settings: Settings) -> None:
-    """Rewrite Dagster's SQLite files: a deleted row stays readable in its file until its page is used again."""
-    for path in settings.dagster_path.rglob("*.db"):
-        connection = sqlite3.connect(path, timeout=SQLITE_TIMEOUT_S)
-        try:
-            connection.execute("VACUUM")
-        finally:
-            connection.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, li
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
 from persona4rec_pipeline.settings import Settings
+from persona4rec_pipeline.traces import delete_runs_of_partition, delete_runs_that_quote
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
 
 Steps = tuple[tuple[str, ...], ...]
@@ -55,6 +56,9 @@ STEPS: Steps = (
 NIGHTLY: Steps = (*STEPS[:3], *STEPS[7:9])
 WEEKLY: Steps = STEPS[3:]
 SOURCE_STEP = STEPS[0]
+# Assets with a partition per catalogue, and without.
+OF_EACH_CATALOG = tuple(asset for step in NIGHTLY[:-1] for asset in step)
+OVER_ALL_CATALOGS = tuple(asset for step in WEEKLY for asset in step if asset not in OF_EACH_CATALOG)
 # The steps that ask the language model; its engine is stopped before training needs the memory and the cores.
 GENERATING_STEPS = (STEPS[2], STEPS[3])
 # Tag of the runs made here: what started them.
@@ -241,9 +245,12 @@ def materialize_source(settings: Settings, catalog: str) -> list[Finished]:
         ]
 
 
-def forget_partition(settings: Settings, catalog: str) -> None:
-    """Take a catalogue's partition key out of Dagster; its rows and files are the caller's matter."""
+def forget_partition(settings: Settings, catalog: str, titles: Collection[str] = ()) -> None:
+    """Take a catalogue's partition key and runs out of Dagster, and the runs over all catalogues that show its titles; its
+    rows and files are the caller's matter."""
     with dagster_instance(settings) as instance:
+        delete_runs_that_quote(instance, OVER_ALL_CATALOGS, titles)
+        delete_runs_of_partition(instance, catalog, OF_EACH_CATALOG)
         instance.delete_dynamic_partition("catalog", catalog)
 
 

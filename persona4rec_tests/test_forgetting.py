@@ -10,6 +10,7 @@ from persona4rec_pipeline.runner import NIGHTLY, run_stale
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
 from persona4rec_tests.reviews.builders import json_lines, review, write
+from persona4rec_tests.traces import files_that_hold
 
 TELLING = "Quicksilver zeppelins over Reykjavik made this an unforgettable voyage."
 PLAIN = "A clever puzzle, and the detective explains every clue at the end."
@@ -32,16 +33,6 @@ def settings(tmp_path_factory):
     return settings
 
 
-def files_that_hold(settings, *texts: str) -> set[str]:
-    """Every file of the state directory, but the sources, in which one of the texts stands as it is."""
-    found = set()
-    for path in settings.home.rglob("*"):
-        if path.is_file() and "incoming" not in path.parts:
-            data = path.read_bytes()
-            found |= {str(path.relative_to(settings.home)) for text in texts if text.encode() in data}
-    return found
-
-
 def test_an_unknown_user_cannot_be_forgotten(settings):
     with pytest.raises(ValueError, match="No review of user 'nobody'"):
         forget_user(settings, "nobody")
@@ -49,11 +40,11 @@ def test_an_unknown_user_cannot_be_forgotten(settings):
 
 def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
     traces = ("secret-user-77", "Quicksilver zeppelins", "quicksilver")
-    assert files_that_hold(settings, *traces), "the search must find what is there"
+    assert files_that_hold(settings.home, *traces), "the search must find what is there"
     assert "secret-user-77" in PersonaIndex.open(settings.index_path).users
     gone = forget_user(settings, "secret-user-77")
     assert (gone.reviews, gone.items) == (2, 2) and gone.rows >= 6 and gone.runs >= 1
-    assert files_that_hold(settings, *traces) == set()
+    assert files_that_hold(settings.home, *traces) == set()
     index = PersonaIndex.open(settings.index_path)
     assert "secret-user-77" not in index.users and "ann" in index.users
     assert index.personas_of("i1"), "its personas were made again without the user"
@@ -64,7 +55,7 @@ def test_the_next_ingest_leaves_the_user_out(settings):
     write(incoming, json_lines([review("cy", "i2", 9, text=PLAIN)]))
     made = {outcome.where: outcome.metadata for outcome in run_stale(settings, steps=NIGHTLY) if outcome.was_stale}
     assert made["reviews[books]"]["forgotten"] == 2
-    assert files_that_hold(settings, "secret-user-77", "Quicksilver") == set()
+    assert files_that_hold(settings.home, "secret-user-77", "Quicksilver") == set()
     users = {user for (user,) in open_warehouse(settings).rows("SELECT DISTINCT user_id FROM reviews")}
     assert users == {"ann", "bob", "cy"}
 

@@ -17,6 +17,7 @@ from persona4rec_pipeline.runner import STEPS, RunFailed, dagster_instance, run_
 from persona4rec_pipeline.sample import sample_path
 from persona4rec_pipeline.settings import Settings, load_settings
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
+from persona4rec_tests.traces import files_that_hold
 
 ASSETS = [asset for step in STEPS for asset in step]
 
@@ -197,14 +198,30 @@ def test_a_new_catalogue_is_folded_in_and_removed_without_a_trace(settings):
     index = PersonaIndex.open(settings.index_path)
     assert index.catalogs == ("books", "new-arrivals")
     generation = index.generation
+    warehouse = open_warehouse(settings)
+    titles = [title for (title,) in warehouse.rows("SELECT title FROM items WHERE catalog = 'new-arrivals'")]
+    kept = " ".join(text for (text,) in warehouse.rows("SELECT text FROM reviews WHERE catalog = 'books'"))
+    texts = [text[:40] for (text,) in warehouse.rows("SELECT text FROM reviews WHERE catalog = 'new-arrivals'")]
+    texts = [text for text in texts if len(text) == 40 and text not in kept]
+    readers = [
+        user
+        for (user,) in warehouse.rows(
+            "SELECT user_id FROM reviews GROUP BY user_id HAVING list(DISTINCT catalog) = ['new-arrivals']"
+        )
+    ]
+    traces = [*titles, *texts, *readers]
+    assert titles and texts and readers and files_that_hold(settings.home, *traces), "the search finds what is there"
     removal = remove_catalog(settings, "new-arrivals")
     assert removal.rows > 0
+    assert files_that_hold(settings.home, *traces) == set()
     index = PersonaIndex.open(settings.index_path)
     assert index.catalogs == ("books",) and index.generation > generation
     with dagster_instance(settings) as instance:
         assert instance.get_dynamic_partitions("catalog") == ["books"]
     for path in (settings.home / "index").rglob("*"):
         assert "new-arrivals" not in path.name
+    run_stale(settings)
+    assert PersonaIndex.open(settings.index_path).catalogs == ("books",)
 
 
 def test_removing_the_last_catalogue_leaves_no_index(tmp_path):

@@ -6,7 +6,7 @@
     python -m scripts.faults source     --home /tmp/faults
 
 kills: refreshes under Dagster's daemon are killed with SIGKILL in every part of their work, at random moments: the run
-itself, and every fifth time the servers with it, as in a power cut. Dagster starts them again. Meanwhile a reader opens
+itself, and every third time the servers with it, as in a power cut. Dagster starts them again. Meanwhile a reader opens
 the index over and over. At the end every table and every file of the index must equal those of a second home that went
 through the same changes undisturbed. With `--engine openai` a vLLM server beside them counts what was really asked, so
 that what the kills cost is measured and not inferred.
@@ -179,7 +179,7 @@ def drill_kills(given: argparse.Namespace, url: str, table: Table) -> None:
                 if hit is None:
                     continue  # this part was over, or there was nothing to do in it
                 asset, pid = hit
-                power_cut = len(kills) % 5 == 4
+                power_cut = len(kills) % 3 == 2
                 killed.kill() if power_cut else kill_tree(pid)
                 kills.append(part)
                 what = "power cut" if power_cut else "run killed"

@@ -165,7 +165,9 @@ def list_catalogs(database: Database) -> list[CatalogCounts]:
 
 
 def delete_catalog_rows(database: Database, name: str) -> dict[str, int]:
-    """Delete a catalogue from every table that has a column `catalog`, in one transaction; table -> rows deleted.
+    """Delete a catalogue from every table that has a column `catalog`, and from `candidates`, in one transaction.
+
+    Returns table -> rows deleted.
 
     The tables are looked up, not listed here, so that a table added later cannot be forgotten. An unknown catalogue
     deletes nothing, so that a deletion that was cut short can be repeated.
@@ -182,6 +184,12 @@ def delete_catalog_rows(database: Database, name: str) -> dict[str, int]:
         for (table,) in tables:
             row = connection.execute(f'DELETE FROM "{table}" WHERE catalog = ?', [name]).fetchone()
             deleted[table] = int(row[0]) if row else 0
+        # Made over all catalogues, it names items with their catalogue, and users who may be gone with it.
+        row = connection.execute(
+            "DELETE FROM candidates WHERE starts_with(item_id, ? || '/') OR user_id NOT IN (SELECT user_id FROM reviews)",
+            [name],
+        ).fetchone()
+        deleted["candidates"] = int(row[0]) if row else 0
     return deleted
 
 

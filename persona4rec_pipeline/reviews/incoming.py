@@ -152,6 +152,11 @@ def take_in(settings: Settings, warehouse: Database, name: str) -> Catalog | Non
     return registered
 
 
+def drop_copy(settings: Settings, name: str) -> None:
+    """Delete the local copy of a remote folder, if there is one."""
+    shutil.rmtree(_copy_folder(settings, name), ignore_errors=True)
+
+
 def _location(settings: Settings) -> tuple[Any, str]:
     try:
         filesystem, root = fsspec.core.url_to_fs(settings.incoming_location)

@@ -94,7 +94,7 @@ def test_deleting_a_catalogue_leaves_nothing_of_it_in_any_table_and_all_of_the_o
     count = "SELECT count(*) FILTER (WHERE catalog = 'art'), count(*) FILTER (WHERE catalog = 'books') FROM {}"
     before = {table: workshop.database.rows(count.format(table))[0] for table in tables}
     deleted = delete_catalog_rows(workshop.database, "books")
-    assert deleted == {table: books for table, (_, books) in before.items()}
+    assert deleted == {"candidates": 0} | {table: books for table, (_, books) in before.items()}
     after = {table: workshop.database.rows(count.format(table))[0] for table in tables}
     assert after == {table: (art, 0) for table, (art, _) in before.items()}
     assert not any(delete_catalog_rows(workshop.database, "books").values())
