@@ -124,29 +124,50 @@ def train_encoder() -> None:
     train_what_changed()
 
 
-JOBS: Sequence[Any] = [refresh_catalog, refresh_catalogs, train_encoder, publish_index]
+daily_inventory = dg.define_asset_job(
+    "daily_inventory",
+    selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("persona_index"), "every_catalog_is_current")),
+    description="Names the catalogues whose last run failed, with the reason and what to do, and those that no refresh has "
+    "looked at in time. The schedule daily_inventory runs it every morning; it makes and changes nothing.",
+    tags=CRASH_RETRIES,
+)
+
+JOBS: Sequence[Any] = [refresh_catalog, refresh_catalogs, train_encoder, publish_index, daily_inventory]
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The nightly refresh and the weekly training, at the times of the settings."""
+    """The nightly refresh, the weekly training and the daily inventory, at the times of the settings."""
     status = dg.DefaultScheduleStatus.RUNNING if settings.schedules.running else dg.DefaultScheduleStatus.STOPPED
+    stated: list[tuple[str, Any, str, str]] = [
+        (
+            "nightly_persona_refresh",
+            refresh_catalogs,
+            settings.schedules.nightly,
+            "Every night: take in what is new, make again what is out of date, publish one index generation.",
+        ),
+        (
+            "weekly_encoder_training",
+            train_encoder,
+            settings.schedules.weekly,
+            "Every week: judge, train, put the new encoder in use if it is better, embed again with it, publish, evaluate.",
+        ),
+        (
+            "daily_inventory",
+            daily_inventory,
+            settings.schedules.inventory,
+            "Every morning: name the catalogues whose last run failed and those that are late, and what to do.",
+        ),
+    ]
     return [
         dg.ScheduleDefinition(
-            name="nightly_persona_refresh",
-            job=refresh_catalogs,
-            cron_schedule=settings.schedules.nightly,
+            name=name,
+            job=job,
+            cron_schedule=cron,
             execution_timezone=settings.schedules.timezone,
             default_status=status,
-            description="Every night: take in what is new, make again what is out of date, publish one index generation.",
-        ),
-        dg.ScheduleDefinition(
-            name="weekly_encoder_training",
-            job=train_encoder,
-            cron_schedule=settings.schedules.weekly,
-            execution_timezone=settings.schedules.timezone,
-            default_status=status,
-            description="Every week: judge, train, put the new encoder in use if it is better, embed again with it, publish, evaluate.",
-        ),
+            description=description,
+        )
+        for name, job, cron, description in stated
     ]
 
 

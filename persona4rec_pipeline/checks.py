@@ -17,6 +17,7 @@ from persona4rec_pipeline.embedding import fingerprint
 from persona4rec_pipeline.index import PersonaIndex
 from persona4rec_pipeline.index.build import POSITIVE_TRAIN, UNIT_TOLERANCE, unfinished_catalogs
 from persona4rec_pipeline.index.files import ITEMS, read_table, shard_folder
+from persona4rec_pipeline.inventory import take_inventory
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import Tracking
@@ -27,6 +28,8 @@ MAX_FAILED_SHARE = 0.2
 MAX_FALLBACK_SHARE = 0.5
 # A check shows this many of the rows that break it.
 EXAMPLES = 5
+# The inventory shows at most this many catalogues, those with a problem first.
+INVENTORY_ROWS = 50
 # Users of the index whose recommendations are asked for.
 CANARIES = 3
 
@@ -363,6 +366,41 @@ def index_answers(context: dg.AssetCheckExecutionContext, settings: dg.ResourceP
     )
 
 
+@dg.asset_check(
+    asset="persona_index",
+    description="The daily inventory: no catalogue's last run has failed, and all were looked at when they should have been.",
+)
+def every_catalog_is_current(
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
+) -> dg.AssetCheckResult:
+    names = [name for (name,) in warehouse.rows("SELECT catalog FROM catalogs ORDER BY catalog")]
+    inventory = take_inventory(context.instance, names, settings.schedules.late_after_h)
+    wrong = [entry for entry in inventory if entry.remedy]
+    failed = [entry for entry in wrong if entry.status != "SUCCESS"]
+    rows: Rows = [
+        (
+            entry.name,
+            f"{entry.status or 'no run'} {entry.ended:%Y-%m-%d %H:%M}" if entry.ended else entry.status or "no run",
+            f"{entry.looked_at:%Y-%m-%d %H:%M}{', late' if entry.is_late else ''}" if entry.looked_at else "never",
+            entry.problem or "",
+            entry.remedy or "",
+        )
+        for entry in [*wrong, *(entry for entry in inventory if entry not in wrong)][:INVENTORY_ROWS]
+    ]
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+        metadata={
+            "catalogs": len(inventory),
+            "last_run_failed": ", ".join(entry.name for entry in failed) or "none",
+            "late": ", ".join(entry.name for entry in wrong if entry.is_late) or "none",
+            "inventory": dg.MetadataValue.md(
+                markdown_table(("catalogue", "last run", "looked at (UTC)", "problem", "what to do"), rows, 300)
+            ),
+        },
+    )
+
+
 CHECKS: list[Any] = [
     few_rows_rejected,
     nothing_later_than_the_held_out_is_train,
@@ -377,6 +415,7 @@ CHECKS: list[Any] = [
     candidates_are_unseen_and_known,
     index_equals_the_warehouse,
     index_answers,
+    every_catalog_is_current,
 ]
 
 

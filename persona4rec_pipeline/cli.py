@@ -178,15 +178,25 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         index = state.index.model_dump(mode="json") if state.index else None
         _print_json(json.loads(json.dumps(asdict(replace(state, index=None)) | {"index": index}, default=str)))
         return
-    table = Table("catalogue", "items", "reviews", "personas", "last run", "out of date", box=None, pad_edge=False)
+    table = Table(
+        "catalogue", "items", "reviews", "personas", "last run", "looked at", "out of date", box=None, pad_edge=False
+    )
     for entry in state.catalogs:
-        run = entry.last_run
-        ended = f" {run.ended:%Y-%m-%d %H:%M}" if run and run.ended else ""
-        told = f"{run.status.lower()}{ended}" if run else "none"
+        health = entry.health
+        told = f"{(health.status or 'none').lower()}{f' {health.ended:%Y-%m-%d %H:%M}' if health.ended else ''}"
+        looked_at = f"{health.looked_at:%Y-%m-%d %H:%M}" if health.looked_at else "never"
+        late = ", late" if health.is_late else ""
         stale = "; ".join(f"{asset}: {', '.join(reasons)}" for asset, reasons in entry.out_of_date.items()) or "no"
         counts = (entry.counts.items, entry.counts.reviews, entry.personas)
-        table.add_row(entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, escape(stale))
+        table.add_row(
+            entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, f"{looked_at}{late}", escape(stale)
+        )
     out.print(table if state.catalogs else "No catalogue is registered.")
+    for entry in state.catalogs:
+        if entry.health.problem:
+            out.print(f"{entry.counts.catalog.name}: {escape(entry.health.problem)}")
+        if entry.health.remedy:
+            out.print(f"{entry.counts.catalog.name}: {escape(entry.health.remedy)}")
     for name, problem in state.arriving.items():
         out.print(f"arriving: {escape(name)}{f' ({escape(problem)})' if problem else ''}")
     for asset, reasons in state.out_of_date.items():
@@ -223,12 +233,26 @@ def plan(
         out.print("Everything is up to date; a run would make nothing.")
     if found.planned:
         table = Table(
-            "catalogue", "task", "requests", "prompt tokens", "answer tokens", "about", "cost", box=None, pad_edge=False
+            "catalogue",
+            "task",
+            "requests",
+            "prompt tokens",
+            "answer tokens",
+            "tokens/s",
+            "about",
+            "cost",
+            box=None,
+            pad_edge=False,
         )
         for entry in found.planned:
             numbers = (entry.requests, entry.prompt_tokens, entry.completion_tokens)
             table.add_row(
-                entry.catalog, entry.task, *(f"{n:,}" for n in numbers), f"{entry.seconds:,.0f} s", f"{entry.cost:,.2f}"
+                entry.catalog,
+                entry.task,
+                *(f"{n:,}" for n in numbers),
+                f"{entry.tokens_per_second:,.0f}{'' if entry.is_measured else ' (guess)'}",
+                f"{entry.seconds:,.0f} s",
+                f"{entry.cost:,.2f}",
             )
         out.print(table)
     budget = effective.generation.max_tokens_per_run

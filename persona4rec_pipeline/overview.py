@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import dagster as dg
 
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.index.files import IndexProblem, Manifest, current_generation, read_manifest
+from persona4rec_pipeline.inventory import CatalogHealth, take_inventory
 from persona4rec_pipeline.personas.assets import catalog_domain, row_version
 from persona4rec_pipeline.personas.refresh import changed_evidence
 from persona4rec_pipeline.reviews.catalogs import CatalogCounts, has_new_data, list_catalogs
@@ -33,25 +33,18 @@ USUAL_TOKENS = {
 }
 # Tokens per second, prompts and answers together, of the packaged model on two cores.
 USUAL_TOKENS_PER_SECOND = 1000.0
-
-
-@dataclass(frozen=True)
-class LastRun:
-    """The last run that touched a catalogue: how it ended, when (UTC), and its id."""
-
-    status: str
-    ended: datetime | None
-    run_id: str
+# Newest materializations among which one is sought that asked the model for something.
+RATES_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
 class CatalogState:
-    """A catalogue: its counts, why it is out of date (asset -> reasons, in Dagster's words), and its last run."""
+    """A catalogue: its counts, why it is out of date (asset -> reasons, in Dagster's words), and how it fares."""
 
     counts: CatalogCounts
     personas: int
     out_of_date: dict[str, tuple[str, ...]]
-    last_run: LastRun | None
+    health: CatalogHealth
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a refresh of one catalogue would ask the model for one task. seconds and cost are estimates."""
+    """What a refresh of one catalogue would ask the model for one task. seconds and cost are estimates.
+
+    tokens_per_second: of the last run that did this task with this model (is_measured), else a usual one.
+    """
 
     catalog: str
     task: str
@@ -86,6 +82,8 @@ class Planned:
     completion_tokens: int
     seconds: float
     cost: float
+    tokens_per_second: float
+    is_measured: bool
 
 
 @dataclass(frozen=True)
@@ -105,14 +103,17 @@ def read_status(settings: Settings) -> Status:
     personas = dict(warehouse.rows("SELECT catalog, count(*) FROM personas GROUP BY catalog"))
     with dagster_instance(settings) as instance:
         definitions = build_definitions(settings)
+        entries = list_catalogs(warehouse)
+        names = [entry.catalog.name for entry in entries]
+        inventory = take_inventory(instance, names, settings.schedules.late_after_h)
         catalogs = [
             CatalogState(
                 entry,
                 personas.get(entry.catalog.name, 0),
                 _stale(instance, definitions, warehouse, entry.catalog.name),
-                _last_run(instance, entry.catalog.name),
+                health,
             )
-            for entry in list_catalogs(warehouse)
+            for entry, health in zip(entries, inventory, strict=True)
         ]
         out_of_date = _stale(instance, definitions, warehouse, None)
     try:
@@ -139,7 +140,8 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
 
     Requests are those for new and changed reviews, and for items with new or changed evidence; what a review will turn
     out to say is not known before it is read, so the items of such reviews are counted as changed. Tokens are the
-    ledger's average per task and model; the time is a rough one, at USUAL_TOKENS_PER_SECOND whatever the model.
+    ledger's average per task and model; the time is at the rate of the last run that did the task with the model, or
+    else at USUAL_TOKENS_PER_SECOND.
     """
     warehouse = open_warehouse(settings)
     known = [entry.catalog.name for entry in list_catalogs(warehouse)]
@@ -155,13 +157,16 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
             for asset, reasons in _stale(instance, definitions, warehouse, name).items()
         }
         steps |= _stale(instance, definitions, warehouse, None)
+        planned = [] if settings.generation.engine == "extractive" else _requests(settings, instance, warehouse, names)
     unread = [name for name in names if _has_unread(warehouse, name)]
-    planned = [] if settings.generation.engine == "extractive" else _requests(settings, warehouse, names)
     return Plan(steps, planned, [*unread, *(name for name in _arriving(settings, warehouse) if name not in known)])
 
 
-def _requests(settings: Settings, warehouse: Database, names: Sequence[str]) -> list[Planned]:
+def _requests(
+    settings: Settings, instance: dg.DagsterInstance, warehouse: Database, names: Sequence[str]
+) -> list[Planned]:
     model = LanguageModel(settings)
+    rates = {task: _measured_rate(instance, task, model.name) for task in ("review_aspects", "personas")}
     averages = {
         task: (prompt, completion)
         for task, prompt, completion in open_ledger_database(settings).rows(
@@ -177,9 +182,19 @@ def _requests(settings: Settings, warehouse: Database, names: Sequence[str]) -> 
         for task, requests in (("review_aspects", reviews), ("personas", items)):
             prompt, completion = averages.get(task, USUAL_TOKENS[task][model.prompt_profile])
             tokens = (round(prompt * requests), round(completion * requests))
-            seconds = sum(tokens) / USUAL_TOKENS_PER_SECOND
-            planned.append(Planned(name, task, requests, *tokens, seconds, _cost(settings, *tokens)))
+            rate = rates[task] or USUAL_TOKENS_PER_SECOND
+            cost = _cost(settings, *tokens)
+            planned.append(Planned(name, task, requests, *tokens, sum(tokens) / rate, cost, rate, bool(rates[task])))
     return [entry for entry in planned if entry.requests]
+
+
+def _measured_rate(instance: dg.DagsterInstance, asset: str, model: str) -> float | None:
+    """Tokens per second of the last materialization of an asset that asked this model for something."""
+    for record in instance.fetch_materializations(dg.AssetKey(asset), limit=RATES_LOOKED_AT).records:
+        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+        if "tokens_per_second" in metadata and metadata["engine"].value == model:
+            return float(str(metadata["tokens_per_second"].value))
+    return None
 
 
 def _stale(
@@ -214,15 +229,6 @@ def _arriving(settings: Settings, warehouse: Database) -> dict[str, str | None]:
         }
     except IncomingUnreadable as error:
         return {settings.incoming_location: str(error)}
-
-
-def _last_run(instance: dg.DagsterInstance, catalog: str) -> LastRun | None:
-    records = instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": catalog}), limit=1)
-    if not records:
-        return None
-    record = records[0]
-    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None
-    return LastRun(record.dagster_run.status.value, ended, record.dagster_run.run_id)
 
 
 def _cost(settings: Settings, prompt: int, completion: int) -> float:

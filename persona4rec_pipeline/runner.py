@@ -29,6 +29,7 @@ from dagster._core.loader import LoadingContextForTest
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
+from persona4rec_pipeline.inventory import innermost_error, note_looked_at
 from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, process_of
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
@@ -192,6 +193,10 @@ def run_stale(
                 break
             if place == last_generating:
                 model.close()
+            if "personas" in step:
+                for catalog in catalogs or known:
+                    if catalog not in failures:
+                        note_looked_at(running, catalog)
     if failures:
         raise RunFailed("\n".join(failures.values()))
     return finished
@@ -340,12 +345,9 @@ def _failure(result: dg.ExecuteInProcessResult, asset: str, catalog: str | None)
     where = f"{asset}[{catalog}]" if catalog else asset
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            # Dagster wraps the error of the asset in one of its own; the innermost is what happened.
-            while error is not None and error.cause is not None:
-                error = error.cause
-            if error is not None:
-                return f"{where} failed: {error.message.strip()}"
+            told = innermost_error(event.step_failure_data.error)
+            if told:
+                return f"{where} failed: {told}"
     return f"{where} failed; see the run in the Dagster UI."
 
 

@@ -76,9 +76,12 @@ class ScheduleSettings(Group):
     )
     nightly: str = Field("0 2 * * *", description="Cron expression of the nightly persona refresh.")
     weekly: str = Field("0 4 * * 0", description="Cron expression of the weekly encoder training.")
-    timezone: str = Field("UTC", description="Time zone of both, such as Europe/Berlin.")
+    inventory: str = Field("0 7 * * *", description="Cron expression of the daily inventory of the catalogues.")
+    timezone: str = Field("UTC", description="Time zone of all of them, such as Europe/Berlin.")
     late_after_h: float = Field(
-        26.0, gt=0, description="Hours after which the index counts as late in the UI when no refresh has looked at it."
+        26.0,
+        gt=0,
+        description="Hours after which the index or a catalogue counts as late when no refresh has looked at it.",
     )
 
 

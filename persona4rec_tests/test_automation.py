@@ -110,7 +110,8 @@ def test_an_unreadable_location_fails_the_tick(tmp_path, instance):
 
 def test_the_schedules_follow_the_settings_and_can_be_off(tmp_path):
     settings = load_settings({}, home=tmp_path, schedules={"nightly": "5 1 * * *", "timezone": "Europe/Berlin"})
-    nightly, weekly = build_schedules(settings)
+    nightly, weekly, inventory = build_schedules(settings)
+    assert inventory.cron_schedule == "0 7 * * *"
     assert (nightly.name, nightly.cron_schedule, nightly.execution_timezone) == (
         "nightly_persona_refresh",
         "5 1 * * *",

@@ -35,7 +35,8 @@ def test_status_tells_what_is_there_and_what_is_arriving(settings):
     state = read_status(settings)
     (books,) = state.catalogs
     assert (books.counts.reviews, books.counts.items) == (4, 2) and books.personas >= 2
-    assert books.out_of_date == {} and books.last_run.status == "SUCCESS"
+    assert books.out_of_date == {} and books.health.status == "SUCCESS"
+    assert not books.health.is_late and books.health.remedy is None
     assert state.arriving["films"] is None and "holds no reviews" in state.arriving["empty"]
     assert set(state.out_of_date) == {
         "alignment_pairs", "candidates", "persona_encoder", "champion_encoder", "evaluation_report",
