@@ -26,6 +26,7 @@ from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.settings import Settings, load_settings
 from persona4rec_pipeline.tracking import Tracking
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
+from persona4rec_pipeline.warehouse.columns import declared_tables
 
 ROOMS = (reviews, personas, alignment, encoder, index, evaluation)
 OWNERS = ["team:persona4rec"]
@@ -50,6 +51,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
             code_version=versions[spec.key.to_user_string()],
             owners=OWNERS,
             freshness_policy=late if spec.key.to_user_string() == "persona_index" else None,
+            metadata={**spec.metadata, **_table_metadata(spec.key.to_user_string())},
         ),
         [asset for room in ROOMS for asset in room.ASSETS],
     )
@@ -63,6 +65,20 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
         executor=dg.in_process_executor,
         resources={**default_resources(settings), **(resources or {})},
     )
+
+
+def _table_metadata(asset: str) -> dict[str, Any]:
+    """Name and columns of the table of an asset, in the words of schema.sql; nothing for one without a table."""
+    columns = declared_tables().get(asset)
+    if columns is None:
+        return {}
+    described = [
+        dg.TableColumn(
+            column.name, column.type, column.description, dg.TableColumnConstraints(nullable=column.is_nullable)
+        )
+        for column in columns
+    ]
+    return {"dagster/table_name": f"main.{asset}", "dagster/column_schema": dg.TableSchema(columns=described)}
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:

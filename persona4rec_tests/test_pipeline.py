@@ -13,9 +13,12 @@ from persona4rec_pipeline.catalogs import add_catalog, remove_catalog
 from persona4rec_pipeline.cli import app
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.index import IndexMissing, PersonaIndex
-from persona4rec_pipeline.runner import STEPS, RunFailed, dagster_instance, run_stale, stale_reasons
+from persona4rec_pipeline.index.files import current_generation, read_manifest
+from persona4rec_pipeline.rollback import rollback_encoder
+from persona4rec_pipeline.runner import NIGHTLY, STEPS, RunFailed, dagster_instance, run_stale, stale_reasons
 from persona4rec_pipeline.sample import sample_path
 from persona4rec_pipeline.settings import Settings, load_settings
+from persona4rec_pipeline.tracking import Tracking, TrackingError
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
 from persona4rec_tests.traces import files_that_hold
 
@@ -66,6 +69,21 @@ def test_the_code_location_loads_and_every_asset_has_owner_group_description_and
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.group_name != "default" and node.description and node.owners and node.code_version, key
+
+
+def test_every_asset_with_a_table_shows_its_columns_in_the_words_of_the_schema():
+    graph = build_definitions(settings_at(Path("var"))).resolve_asset_graph()
+    shown = {
+        asset: {
+            column.name: column for column in graph.get(dg.AssetKey(asset)).metadata["dagster/column_schema"].columns
+        }
+        for asset in ASSETS
+        if "dagster/column_schema" in graph.get(dg.AssetKey(asset)).metadata
+    }
+    assert set(ASSETS) - set(shown) == {"persona_encoder", "champion_encoder", "persona_index"}
+    rating = shown["reviews"]["rating"]
+    assert (rating.type, rating.description) == ("DOUBLE", "NULL where the source gives none")
+    assert rating.constraints.nullable and not shown["reviews"]["text"].constraints.nullable
 
 
 def test_a_second_run_finds_everything_up_to_date(settings):
@@ -190,6 +208,24 @@ def test_a_failing_source_names_asset_file_and_line_and_leaves_nothing_registere
     with pytest.raises(RunFailed, match=r"reviews\[broken\] failed(.|\n)*reviews.jsonl:1"):
         add_catalog(settings, "broken", str(bad), source_format="generic")
     assert open_warehouse(settings).rows("SELECT count(*) FROM catalogs WHERE catalog = 'broken'") == [(0,)]
+
+
+def test_an_encoder_is_rolled_back_with_its_vectors_and_index_and_not_promoted_again_by_itself(settings, command):
+    tracking = Tracking(settings.mlflow_path)
+    champion = tracking.champion()
+    (other,) = {found.version for found in tracking.versions()} - {champion.version}
+    with pytest.raises(TrackingError, match="no version 9 of the encoder; there are: 2, 1"):
+        rollback_encoder(settings, "9")
+    encoder, _ = rollback_encoder(settings, other)
+    assert tracking.champion().version == encoder.version == other
+    assert read_manifest(current_generation(settings.index_path)).encoder.fingerprint == encoder.fingerprint
+    assert [outcome.asset for outcome in run_stale(settings, steps=NIGHTLY) if outcome.was_stale] == []
+    assert tracking.champion().version == other
+    assert f"In use is version {champion.version} " in command("rollback-encoder").stdout, (
+        "the one that was in use before"
+    )
+    assert read_manifest(current_generation(settings.index_path)).encoder.fingerprint == champion.fingerprint
+    run_stale(settings)
 
 
 def test_a_new_catalogue_is_folded_in_and_removed_without_a_trace(settings):

@@ -71,10 +71,14 @@ CREATE TABLE IF NOT EXISTS review_aspects (
     review_id VARCHAR NOT NULL,
     item_id   VARCHAR NOT NULL,
     user_id   VARCHAR NOT NULL,
-    category_preference VARCHAR, category_preference_span INTEGER[],  -- [start, end) characters of reviews.text
-    purchase_purpose    VARCHAR, purchase_purpose_span    INTEGER[],
-    quality_criteria    VARCHAR, quality_criteria_span    INTEGER[],
-    usage_context       VARCHAR, usage_context_span       INTEGER[],
+    category_preference VARCHAR,            -- the kind of item they like
+    category_preference_span INTEGER[],     -- [start, end) characters of reviews.text
+    purchase_purpose VARCHAR,               -- what they wanted it for
+    purchase_purpose_span INTEGER[],
+    quality_criteria VARCHAR,               -- what they judge it by
+    quality_criteria_span INTEGER[],
+    usage_context VARCHAR,                  -- when, where and with whom
+    usage_context_span INTEGER[],
     is_evidence BOOLEAN NOT NULL,           -- FALSE: too many empty slots to be persona evidence
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
     fallback_reason VARCHAR,                -- why the model's answer was not used
