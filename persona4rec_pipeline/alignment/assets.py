@@ -104,16 +104,16 @@ ASSETS = [alignment_pairs]
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
-    """What, when changed, makes the pairs out of date: logic, prompt, model, and the settings that this step reads."""
+    """What, when changed, makes the pairs out of date: logic, prompt, model, sampling, and the settings that it reads."""
     model = LanguageModel(settings)
-    prompt = ""
+    judge: list[object] = [settings.personas.embedding_model]
     if not model.is_extractive:
         prompt = PromptTemplate.load(PROMPTS, f"alignment_pairs.{model.prompt_profile}.jinja").fingerprint
+        judge = [prompt, model.name, model.sampling]
     parts = [
         LOGIC_VERSION,
-        prompt,
         settings.generation.engine,
-        model.name if not model.is_extractive else settings.personas.embedding_model,
+        judge,
         settings.alignment.model_dump(),
         settings.encoder.recency_decay,
     ]
