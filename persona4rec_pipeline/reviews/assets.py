@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from persona4rec_pipeline.automation import CATALOGS, patient
-from persona4rec_pipeline.presentation import markdown_table
+from persona4rec_pipeline.presentation import bar_chart, markdown_table
 from persona4rec_pipeline.reviews.catalogs import get_catalog
 from persona4rec_pipeline.reviews.incoming import take_in
 from persona4rec_pipeline.reviews.ingest import ingest_items, ingest_reviews
@@ -45,6 +45,12 @@ def reviews(
         "min(reviewed_at), max(reviewed_at) FROM reviews WHERE catalog = ?",
         [name],
     )[0]
+    ratings = warehouse.rows(
+        "SELECT COALESCE(CAST(step AS VARCHAR), 'none'), count(*), count(*) FILTER (WHERE is_positive) "
+        "FROM (SELECT round(rating * 2) / 2 AS step, is_positive FROM reviews WHERE catalog = ?) "
+        "GROUP BY step ORDER BY step NULLS LAST LIMIT 25",
+        [name],
+    )
     return dg.MaterializeResult(
         metadata={
             **asdict(counts),
@@ -54,13 +60,9 @@ def reviews(
             "positive": positive,
             "first_review": f"{first:%Y-%m-%d}",
             "last_review": f"{last:%Y-%m-%d}",
-            "ratings": _table(
-                warehouse,
-                ("rating", "reviews", "positive"),
-                "SELECT COALESCE(CAST(step AS VARCHAR), 'none'), count(*), count(*) FILTER (WHERE is_positive) "
-                "FROM (SELECT round(rating * 2) / 2 AS step, is_positive FROM reviews WHERE catalog = ?) "
-                "GROUP BY step ORDER BY step NULLS LAST LIMIT 25",
-                [name],
+            "ratings": dg.MetadataValue.md(markdown_table(("rating", "reviews", "positive"), ratings)),
+            "ratings_histogram": dg.MetadataValue.md(
+                bar_chart([row[0] for row in ratings], [row[1] for row in ratings], "Ratings", "reviews")
             ),
             "rejected_because": _rejects(warehouse, "reviews", name),
             "preview": _table(
