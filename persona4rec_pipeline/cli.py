@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -34,6 +35,9 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# With less than this free, what fails is taken to fail for lack of room.
+ROOM_NEEDED_BYTES = 16 * 2**20
 
 # What a run tells of each asset on the command line, in this order, where the asset reports it.
 _TOLD = {
@@ -63,6 +67,17 @@ def main() -> None:
         if type(error) is not ValueError and not type(error).__module__.startswith("persona4rec_pipeline"):
             raise
         _fail(error)
+    except Exception as error:
+        # Dagster and MLflow keep SQLite files beside ours; without room they fail in the words of their libraries.
+        home = load_settings().home
+        free = shutil.disk_usage(home).free if home.exists() else ROOM_NEEDED_BYTES
+        if free >= ROOM_NEEDED_BYTES:
+            raise
+        message = (
+            f"No room is left on the disk of {home} ({free // 2**10} KiB free): {str(error).splitlines()[0]}. "
+            "What was finished is kept: make room and run again."
+        )
+        _fail(OSError(message))
 
 
 @app.command()

@@ -6,12 +6,17 @@ Belongs here: reading that out of Dagster's log. Does not belong here: what is o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
 
+# Errors in which Dagster wraps another.
+DAGSTERS_OWN = ("DagsterExecutionStepExecutionError", "RetryRequestedFromPolicy", "RetryRequested")
+_OUR_ERROR = re.compile(r"^persona4rec_pipeline\.[\w.]+: ")
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 # The asset whose partitions stand for the catalogues: it is the last that a refresh makes of each.
 STANDS_FOR_CATALOGS = dg.AssetKey("personas")
@@ -57,12 +62,12 @@ def note_looked_at(instance: dg.DagsterInstance, catalog: str) -> None:
     )
 
 
-def innermost_error(error: object) -> str | None:
-    """The message of the error that happened; Dagster wraps it in one of its own."""
-    message = None
-    while error is not None:
-        message, error = getattr(error, "message", None), getattr(error, "cause", None)
-    return message.strip() if message else None
+def told_error(error: SerializableErrorInfo | None) -> str | None:
+    """The message of what an asset raised: Dagster wraps that in an error of its own, and it may have a cause in turn."""
+    while error is not None and error.cause is not None and error.cls_name in DAGSTERS_OWN:
+        error = error.cause
+    # Our own errors speak for themselves; the name of another tells what it is.
+    return _OUR_ERROR.sub("", error.message.strip()) if error is not None else None
 
 
 def _health(instance: dg.DagsterInstance, name: str, late_after_h: float) -> CatalogHealth:
@@ -91,7 +96,7 @@ def _problem(instance: dg.DagsterInstance, run_id: str) -> str | None:
             continue
         if event.is_step_failure:
             step = event.step_failure_data
-            told = innermost_error(step.error)
+            told = told_error(step.error)
             if told:
                 return f"{event.step_key}: {told}"
         elif event.message:

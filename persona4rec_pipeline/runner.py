@@ -29,7 +29,7 @@ from dagster._core.loader import LoadingContextForTest
 from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
-from persona4rec_pipeline.inventory import innermost_error, note_looked_at
+from persona4rec_pipeline.inventory import note_looked_at, told_error
 from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, process_of
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
@@ -345,7 +345,7 @@ def _failure(result: dg.ExecuteInProcessResult, asset: str, catalog: str | None)
     where = f"{asset}[{catalog}]" if catalog else asset
     for event in result.all_events:
         if event.is_step_failure:
-            told = innermost_error(event.step_failure_data.error)
+            told = told_error(event.step_failure_data.error)
             if told:
                 return f"{where} failed: {told}"
     return f"{where} failed; see the run in the Dagster UI."

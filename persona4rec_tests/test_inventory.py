@@ -37,6 +37,7 @@ def test_a_catalogue_whose_last_run_failed_is_named_with_reason_and_remedy(setti
         books, films = take_inventory(instance, ["books", "films"], 26)
     assert (books.status, books.is_late, books.problem, books.remedy) == ("SUCCESS", False, None, None)
     assert films.status == "FAILURE" and "reviews-bad.jsonl" in films.problem and "backfill films" in films.remedy
+    assert films.problem.startswith(f"reviews: {settings.home}"), "its own words, not those of what lies behind it"
 
 
 def test_a_catalogue_that_was_found_up_to_date_is_not_late_and_one_never_looked_at_is(settings):

@@ -349,7 +349,7 @@ def drill_together(given: argparse.Namespace, url: str, table: Table) -> None:
 
 def drill_disk(given: argparse.Namespace, url: str, table: Table) -> None:
     source = Source("books", given.items)
-    small = given.home / "small"
+    small = given.home.absolute() / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "persona4rec", str(small)], check=True)
     ballast = small / "ballast"
@@ -361,7 +361,7 @@ def drill_disk(given: argparse.Namespace, url: str, table: Table) -> None:
             source.change(folder.home / "incoming" / "books", 0)
         quiet.must("backfill", "books")
         # From no room at all to almost enough, so that it ends in different parts of the refresh.
-        for left in (0, 64, 256, 1024, 2048, 4096):
+        for left in (0, 512, 2048, 2560, 3072, 3584, 4096, 5120):
             ballast.unlink(missing_ok=True)
             free = shutil.disk_usage(small).free
             with ballast.open("wb") as file, suppress(OSError):
@@ -369,8 +369,9 @@ def drill_disk(given: argparse.Namespace, url: str, table: Table) -> None:
                     file.write(b"\0" * 1024)
             done = home.command("backfill", "books")
             said = " ".join(done.stderr.split())
-            clear = "space" in said.lower() or "disk" in said.lower()
-            table.say(f"{left} KiB left: exit code and message", f"{done.returncode}, {said[-160:]!r}",
+            told = said[said.find("error: ") :][:240]
+            clear = "Traceback" not in said and any(word in told for word in ("space", "room", "full"))
+            table.say(f"{left} KiB left: exit code and message", f"{done.returncode}, {told!r}",
                       done.returncode == 0 or clear)  # fmt: skip
             ballast.unlink()
             index = PersonaIndex.open(home.settings.index_path)
@@ -381,7 +382,7 @@ def drill_disk(given: argparse.Namespace, url: str, table: Table) -> None:
         home.must("backfill", "books")
         _compare(quiet, home, table)
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
 def drill_source(given: argparse.Namespace, url: str, table: Table) -> None:
@@ -403,9 +404,10 @@ def drill_source(given: argparse.Namespace, url: str, table: Table) -> None:
     for what, (name, content) in broken.items():
         path = folder / name
         path.write_bytes(content)
-        done = home.command("run", "--catalog", "books")
+        done = home.command("backfill", "books")
         said = " ".join(done.stderr.split())
-        table.say(what, f"exit {done.returncode}, {said[-220:]!r}", done.returncode == 1 and "reviews-bad" in said)
+        told = said[said.find("error: ") :]
+        table.say(what, f"exit {done.returncode}, {told[:300]!r}", done.returncode == 1 and name in told)
         same = _contents(home) == before
         table.say("  nothing was changed", "equal" if same else "different", same)
         path.unlink()
