@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,7 +181,9 @@ def backfill(
     from persona4rec_pipeline.runner import NIGHTLY, Listener, run_stale
 
     listener = Listener(_tell_start, _tell, _note)
-    _sum_up(run_stale(_settings(engine), catalogs, NIGHTLY, listener, command="backfill", force=True))
+    # The index as well: from equal tables it publishes nothing, but its checks tell of the catalogues as they are now.
+    always = ["persona_index"]
+    _sum_up(run_stale(_settings(engine), catalogs, NIGHTLY, listener, command="backfill", force=True, always=always))
 
 
 @app.command()
@@ -193,19 +196,17 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         index = state.index.model_dump(mode="json") if state.index else None
         _print_json(json.loads(json.dumps(asdict(replace(state, index=None)) | {"index": index}, default=str)))
         return
-    table = Table(
-        "catalogue", "items", "reviews", "personas", "last run", "looked at", "out of date", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("catalogue", "items", "reviews", "personas", "last run", "looked at"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("out of date")
     for entry in state.catalogs:
         health = entry.health
-        told = f"{(health.status or 'none').lower()}{f' {health.ended:%Y-%m-%d %H:%M}' if health.ended else ''}"
-        looked_at = f"{health.looked_at:%Y-%m-%d %H:%M}" if health.looked_at else "never"
-        late = ", late" if health.is_late else ""
         stale = "; ".join(f"{asset}: {', '.join(reasons)}" for asset, reasons in entry.out_of_date.items()) or "no"
         counts = (entry.counts.items, entry.counts.reviews, entry.personas)
-        table.add_row(
-            entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, f"{looked_at}{late}", escape(stale)
-        )
+        told = f"{(health.status or 'none').lower()}{f', {_ago(health.ended)}' if health.ended else ''}"
+        looked_at = f"{_ago(health.looked_at) if health.looked_at else 'never'}{', late' if health.is_late else ''}"
+        table.add_row(entry.counts.catalog.name, *(f"{count:,}" for count in counts), told, looked_at, escape(stale))
     out.print(table if state.catalogs else "No catalogue is registered.")
     for entry in state.catalogs:
         if entry.health.problem:
@@ -503,6 +504,15 @@ def _sum_up(finished: Sequence[Finished]) -> None:
         out.print(f"{len(made)} of {len(finished)} assets made in {seconds:.0f} s; {generated:,} generations{share}.")
     else:
         out.print(f"All {len(finished)} assets are up to date; 0 generations.")
+
+
+def _ago(moment: datetime) -> str:
+    """How long ago a moment was, in its largest unit."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _tell_start(asset: str, catalog: str | None, _reasons: tuple[str, ...]) -> None:

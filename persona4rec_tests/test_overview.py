@@ -20,11 +20,12 @@ def settings_at(home, **generation):
     return load_settings({}, home=home, generation={"engine": "extractive", **generation}, incoming={"settle_s": 0})
 
 
-@pytest.fixture
-def settings(tmp_path):
-    settings = settings_at(tmp_path)
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A home after its first night; the tests go on from one another, in their order."""
+    settings = settings_at(tmp_path_factory.mktemp("home"))
     rows = [review(user, item, day, text=TEXT) for day, item in enumerate(["i1", "i2"]) for user in ("ann", "bob")]
-    write(tmp_path / "incoming" / "books" / "reviews.jsonl", json_lines(rows))
+    write(settings.home / "incoming" / "books" / "reviews.jsonl", json_lines(rows))
     run_stale(settings, steps=NIGHTLY)
     return settings
 
@@ -48,7 +49,7 @@ def test_a_changed_source_is_out_of_date_with_the_reason(settings):
     write(settings.home / "incoming" / "books" / "reviews-2.jsonl", json_lines([review("cy", "i1", 8, text=TEXT)]))
     (books,) = read_status(settings).catalogs
     assert books.out_of_date["reviews"] == ("its source files changed",)
-    assert read_plan(settings).unread == ["books"]
+    assert read_plan(settings).unread == ["books", "empty", "films"]
 
 
 def test_a_plan_counts_requests_tokens_and_cost_and_asks_nothing(settings):
