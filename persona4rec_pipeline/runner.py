@@ -154,6 +154,11 @@ def run_stale(
         if name not in known:
             listed = ", ".join(known) or "none yet; add one with `persona4rec add-catalog`"
             raise ValueError(f"There is no catalogue {name!r}. Registered: {listed}.")
+    if not known:
+        listener.noted(
+            "No catalogue is there yet: add one with `persona4rec add-catalog`, or put it into the watched location."
+        )
+        return []
     finished: list[Finished] = []
     failures: dict[str | None, str] = {}
     last_generating = max((place for place, step in enumerate(steps) if step in GENERATING_STEPS), default=-1)

@@ -107,3 +107,12 @@ def test_the_nightly_job_runs_under_dagster_and_tells_what_it_made(settings):
     output = next(event for event in result.all_events if event.event_type_value == "STEP_OUTPUT")
     assert output.step_output_data.metadata["catalogs"].value == ["books"]
     assert {run.tags.get("dagster/partition") for run in made} >= {"books"}
+
+
+def test_a_night_before_the_first_catalogue_says_so_and_does_not_fail(tmp_path):
+    settings = load_settings({}, home=tmp_path, generation={"engine": "extractive"})
+    job = build_definitions(settings).resolve_job_def(refresh_catalogs.name)
+    with dagster_instance(settings) as instance:
+        assert job.execute_in_process(instance=instance).success
+    notes: list[str] = []
+    assert run_stale(settings, listener=Listener(noted=notes.append)) == [] and "No catalogue" in notes[0]
