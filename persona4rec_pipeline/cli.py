@@ -534,6 +534,8 @@ def _tell(outcome: Finished) -> None:
         told.append(f"{value:,} {label}" if isinstance(value, int) else f"{value:,.3g} {label}")
     if "generation" in outcome.metadata:
         told.append(f"generation {outcome.metadata['generation']}")
+    if "reason" in outcome.metadata:
+        told.append(escape(str(outcome.metadata["reason"])))
     out.print(f"✓ {_where(outcome.asset, outcome.catalog):<32} {outcome.seconds:6.1f} s  {', '.join(told)}")
     table = outcome.metadata.get("report")
     if outcome.asset == "evaluation_report" and isinstance(table, str):
