@@ -248,18 +248,9 @@ def plan(
     if not found.steps and not found.unread:
         out.print("Everything is up to date; a run would make nothing.")
     if found.planned:
-        table = Table(
-            "catalogue",
-            "task",
-            "requests",
-            "prompt tokens",
-            "answer tokens",
-            "tokens/s",
-            "about",
-            "cost",
-            box=None,
-            pad_edge=False,
-        )
+        table = Table(box=None, pad_edge=False)
+        for heading in ("catalogue", "task", "requests", "prompt", "answer", "tokens/s", "about", "cost"):
+            table.add_column(heading, no_wrap=True)
         for entry in found.planned:
             numbers = (entry.requests, entry.prompt_tokens, entry.completion_tokens)
             table.add_row(

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from persona4rec_pipeline.alignment.assets import pairs_to_ask_for
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.index.files import IndexProblem, Manifest, current_generation, read_manifest
 from persona4rec_pipeline.inventory import CatalogHealth, take_inventory
-from persona4rec_pipeline.personas.assets import catalog_domain, row_version
+from persona4rec_pipeline.personas.assets import catalog_domain, row_version, summaries_to_ask_for
 from persona4rec_pipeline.personas.refresh import changed_evidence
 from persona4rec_pipeline.reviews.catalogs import CatalogCounts, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
@@ -30,9 +31,12 @@ USUAL_TOKENS = {
     "review_aspects": {"compact": (180, 25), "full": (700, 90)},
     "item_summaries": {"compact": (420, 110), "full": (500, 90)},
     "personas": {"compact": (170, 2), "full": (2600, 700)},
+    "alignment_pairs": {"compact": (260, 1), "full": (600, 1)},
 }
 # Tokens per second, prompts and answers together, of the packaged model on two cores.
 USUAL_TOKENS_PER_SECOND = 1000.0
+# In the place of a catalogue's name where a task is over all of them.
+EVERY = "(all)"
 # Newest materializations among which one is sought that asked the model for something.
 RATES_LOOKED_AT = 50
 
@@ -70,7 +74,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a refresh of one catalogue would ask the model for one task. seconds and cost are estimates.
+    """What a run would ask the model for one task of one catalogue, or of all (EVERY). seconds and cost are estimates.
 
     tokens_per_second: of the last run that did this task with this model (is_measured), else a usual one.
     """
@@ -138,8 +142,9 @@ def read_status(settings: Settings) -> Status:
 def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan:
     """What `persona4rec run` would make and ask the model, from what the warehouse holds now; asks nothing.
 
-    Requests are those for new and changed reviews, and for items with new or changed evidence; what a review will turn
-    out to say is not known before it is read, so the items of such reviews are counted as changed. Tokens are the
+    Requests are those for new and changed reviews, for items with new or changed evidence, and those for summaries and
+    pairs that the ledger cannot answer. What a review will turn out to say is not known before it is read, so the items of
+    such reviews are counted as changed, and pairs are counted from the personas that there are. Tokens are the
     ledger's average per task and model; the time is at the rate of the last run that did the task with the model, or
     else at USUAL_TOKENS_PER_SECOND.
     """
@@ -165,8 +170,8 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
 def _requests(
     settings: Settings, instance: dg.DagsterInstance, warehouse: Database, names: Sequence[str]
 ) -> list[Planned]:
-    model = LanguageModel(settings)
-    rates = {task: _measured_rate(instance, task, model.name) for task in ("review_aspects", "personas")}
+    model = LanguageModel(settings, Ledger(open_ledger_database(settings)))
+    rates = {task: _measured_rate(instance, task, model.name) for task in USUAL_TOKENS}
     averages = {
         task: (prompt, completion)
         for task, prompt, completion in open_ledger_database(settings).rows(
@@ -174,17 +179,22 @@ def _requests(
             [model.name],
         )
     }
-    planned = []
+    requested: list[tuple[str, str, int]] = []
     for name in names:
         domain = catalog_domain(warehouse, settings, name)
         versions = {task: row_version(settings, task) for task in ("review_aspects", "personas")}
         reviews, items = changed_evidence(warehouse, name, domain, versions["review_aspects"], versions["personas"])
-        for task, requests in (("review_aspects", reviews), ("personas", items)):
-            prompt, completion = averages.get(task, USUAL_TOKENS[task][model.prompt_profile])
-            tokens = (round(prompt * requests), round(completion * requests))
-            rate = rates[task] or USUAL_TOKENS_PER_SECOND
-            cost = _cost(settings, *tokens)
-            planned.append(Planned(name, task, requests, *tokens, sum(tokens) / rate, cost, rate, bool(rates[task])))
+        summaries = model.count_unpaid(summaries_to_ask_for(warehouse, settings, name, model))
+        counts = {"review_aspects": reviews, "item_summaries": summaries, "personas": items}
+        requested += [(name, task, requests) for task, requests in counts.items()]
+    requested.append((EVERY, "alignment_pairs", model.count_unpaid(pairs_to_ask_for(warehouse, settings, model))))
+    planned = []
+    for name, task, requests in requested:
+        prompt, completion = averages.get(task, USUAL_TOKENS[task][model.prompt_profile])
+        tokens = (round(prompt * requests), round(completion * requests))
+        rate = rates[task] or USUAL_TOKENS_PER_SECOND
+        cost = _cost(settings, *tokens)
+        planned.append(Planned(name, task, requests, *tokens, sum(tokens) / rate, cost, rate, bool(rates[task])))
     return [entry for entry in planned if entry.requests]
 
 
@@ -192,7 +202,8 @@ def _measured_rate(instance: dg.DagsterInstance, asset: str, model: str) -> floa
     """Tokens per second of the last materialization of an asset that asked this model for something."""
     for record in instance.fetch_materializations(dg.AssetKey(asset), limit=RATES_LOOKED_AT).records:
         metadata = record.asset_materialization.metadata if record.asset_materialization else {}
-        if "tokens_per_second" in metadata and metadata["engine"].value == model:
+        asked = metadata.get("engine", metadata.get("judge"))
+        if "tokens_per_second" in metadata and asked is not None and asked.value == model:
             return float(str(metadata["tokens_per_second"].value))
     return None
 

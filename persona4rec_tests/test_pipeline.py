@@ -14,6 +14,7 @@ from persona4rec_pipeline.cli import app
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.index import IndexMissing, PersonaIndex
 from persona4rec_pipeline.index.files import current_generation, read_manifest
+from persona4rec_pipeline.overview import read_plan
 from persona4rec_pipeline.rollback import rollback_encoder
 from persona4rec_pipeline.runner import NIGHTLY, STEPS, RunFailed, dagster_instance, run_stale, stale_reasons
 from persona4rec_pipeline.sample import sample_path
@@ -279,6 +280,14 @@ def test_with_real_vllm_every_task_is_generated_once_and_a_second_run_generates_
     sources = dict(open_warehouse(settings).rows("SELECT source, count(*) FROM review_aspects GROUP BY source"))
     assert sources["llm"] > 0
     assert [outcome.asset for outcome in run_stale(settings) if outcome.was_stale] == []
+    assert read_plan(settings).planned == []
+    # Another sampling makes every prompt a new one; what is planned is what was paid for.
+    warmer = settings_at(tmp_path, generation={"engine": "vllm", "retry_temperature": 0.9})
+    planned = {entry.task: entry for entry in read_plan(warmer).planned}
+    assert {task: planned[task].requests for task in ("item_summaries", "alignment_pairs")} == {
+        task: paid[task] for task in ("item_summaries", "alignment_pairs")
+    }
+    assert planned["review_aspects"].requests >= paid["review_aspects"] and planned["review_aspects"].is_measured
     # Made again by force, as from the UI: everything is in the ledger.
     job = build_definitions(settings).resolve_job_def("refresh_catalog")
     with dagster_instance(settings) as instance:

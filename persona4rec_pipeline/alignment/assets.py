@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 
 import dagster as dg
 import numpy as np
@@ -15,12 +16,13 @@ from persona4rec_pipeline.alignment.judge import (
     Verdict,
     judge_by_model,
     judge_by_similarity,
+    judge_requests,
 )
 from persona4rec_pipeline.automation import MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
-from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
+from persona4rec_pipeline.generation import LanguageModel, PromptTemplate, Request
 from persona4rec_pipeline.personas.aspects import SLOTS
-from persona4rec_pipeline.personas.domains import get_domain
+from persona4rec_pipeline.personas.domains import Domain, get_domain
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
@@ -75,9 +77,7 @@ def alignment_pairs(
         )
         failed = 0
     else:
-        domains = {choice.catalog: get_domain(settings.personas.domain) for choice in choices}
-        domains.update(_domains(warehouse, settings))
-        template = PromptTemplate.load(PROMPTS, f"alignment_pairs.{language_model.prompt_profile}.jinja")
+        domains, template = _domains(warehouse, settings, choices), _template(language_model)
         answers = list(judge_by_model(choices, domains, language_model, template, on_progress=context.log.info))
         verdicts = [verdict for verdict in answers if verdict is not None]
         failed = len(answers) - len(verdicts)
@@ -185,11 +185,20 @@ def _read_choices(warehouse: Database, settings: Settings) -> tuple[list[Choice]
     return choices, times
 
 
-def _domains(warehouse: Database, settings: Settings) -> dict:
-    return {
-        catalog: get_domain(domain or settings.personas.domain)
-        for catalog, domain in warehouse.rows("SELECT catalog, domain FROM catalogs")
-    }
+def pairs_to_ask_for(warehouse: Database, settings: Settings, model: LanguageModel) -> list[Request]:
+    """What `alignment_pairs` would ask the model now, whether the ledger knows the answers or not."""
+    choices, _ = _read_choices(warehouse, settings)
+    return judge_requests(choices, _domains(warehouse, settings, choices), _template(model))
+
+
+def _template(model: LanguageModel) -> PromptTemplate:
+    return PromptTemplate.load(PROMPTS, f"alignment_pairs.{model.prompt_profile}.jinja")
+
+
+def _domains(warehouse: Database, settings: Settings, choices: Sequence[Choice]) -> dict[str, Domain]:
+    stated = dict(warehouse.rows("SELECT catalog, domain FROM catalogs"))
+    names = {choice.catalog for choice in choices}
+    return {name: get_domain(stated.get(name) or settings.personas.domain) for name in names}
 
 
 def _preview(verdicts: list[Verdict]) -> str:

@@ -88,8 +88,7 @@ def judge_by_model(
     A choice with one option needs no judge. Pass the choices sorted by item: the shared start of their prompts is then
     computed once.
     """
-    asked = [choice for choice in choices if len(choice.options) > 1]
-    requests = [_request(choice, domains[choice.catalog], template) for choice in asked]
+    requests = judge_requests(choices, domains, template)
     results = model.generate(requests, check=_check_letter, on_progress=on_progress)
     for choice in choices:
         if len(choice.options) == 1:
@@ -109,6 +108,12 @@ def judge_by_model(
         probabilities = np.zeros(len(order))
         probabilities[order] = shown / total
         yield Verdict(choice, tuple(map(float, probabilities)), "llm")
+
+
+def judge_requests(choices: Sequence[Choice], domains: Mapping[str, Domain], template: PromptTemplate) -> list[Request]:
+    """What the judge is asked: one request per choice with more than one option, in order."""
+    asked = [choice for choice in choices if len(choice.options) > 1]
+    return [_request(choice, domains[choice.catalog], template) for choice in asked]
 
 
 def judge_by_similarity(

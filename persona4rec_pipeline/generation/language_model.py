@@ -166,6 +166,12 @@ class LanguageModel:
             )
         return self._generate(requests, check, on_progress)
 
+    def count_unpaid(self, requests: Iterable[Request]) -> int:
+        """How many of these requests, equal ones counted once, the ledger cannot answer; asks nothing."""
+        keys = list(dict.fromkeys(self.key(request) for request in requests))
+        known = self.ledger.lookup(keys) if self.ledger else {}
+        return sum(self._must_pay(known.get(key)) for key in keys)
+
     def costs_of(self, task: str) -> dict[str, int | float]:
         """What a task has cost since this object was made: requests, ledger hits, generated, failed, retried, tokens."""
         tally = self.stats.by_task.get(task, Tally())

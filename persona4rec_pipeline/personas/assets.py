@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import dagster as dg
 import pandas as pd
 
 from persona4rec_pipeline.automation import CATALOGS, MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
-from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
+from persona4rec_pipeline.generation import LanguageModel, PromptTemplate, Request
 from persona4rec_pipeline.personas.aspects import PROMPTS, SLOTS
 from persona4rec_pipeline.personas.domains import Domain, bundled_domains, domain_fingerprint, get_domain
 from persona4rec_pipeline.personas.refresh import refresh_aspects, refresh_personas
@@ -109,8 +110,7 @@ def item_summaries(
     fallbacks: Counter[str] = Counter()
     if not language_model.is_extractive:
         profile = language_model.prompt_profile
-        template = PromptTemplate.load(PROMPTS, f"item_summaries.{profile}.jinja")
-        asked = [summary_request(facts, domain, profile, template) for facts in items]
+        asked = _summary_requests(items, domain, profile)
         answers = language_model.generate(
             [request for request in asked if request is not None], on_progress=context.log.info
         )
@@ -237,6 +237,21 @@ def catalog_domain(warehouse: Database, settings: Settings, catalog: str) -> Dom
     """The domain words of a catalogue: its own, else the setting."""
     found = warehouse.rows("SELECT domain FROM catalogs WHERE catalog = ?", [catalog])
     return get_domain((found[0][0] if found else None) or settings.personas.domain)
+
+
+def summaries_to_ask_for(warehouse: Database, settings: Settings, catalog: str, model: LanguageModel) -> list[Request]:
+    """What `item_summaries` of a catalogue would ask the model now, whether the ledger knows the answers or not."""
+    domain = catalog_domain(warehouse, settings, catalog)
+    asked = _summary_requests(_read_facts(warehouse, catalog, domain), domain, model.prompt_profile)
+    return [request for request in asked if request is not None]
+
+
+def _summary_requests(
+    items: Sequence[ItemFacts], domain: Domain, profile: Literal["compact", "full"]
+) -> list[Request | None]:
+    """One per item, None for one of which too little is known."""
+    template = PromptTemplate.load(PROMPTS, f"item_summaries.{profile}.jinja")
+    return [summary_request(facts, domain, profile, template) for facts in items]
 
 
 def _read_facts(warehouse: Database, catalog: str, domain: Domain) -> list[ItemFacts]:

@@ -51,6 +51,13 @@ def test_a_second_run_pays_nothing_and_does_not_start_the_engine(tmp_path):
     assert again.stats.hits == 3 and again.stats.generated == 0 and again.stats.completion_tokens == 0
 
 
+def test_what_would_be_paid_for_is_counted_without_asking(tmp_path):
+    llm, engine = model(tmp_path)
+    list(llm.generate([ask("1")]))
+    assert llm.count_unpaid([ask("1"), ask("2"), ask("2"), ask("3")]) == 2
+    assert len(engine.batches) == 1
+
+
 def test_no_result_is_yielded_before_its_chunk_is_in_the_ledger(tmp_path):
     llm, engine = model(tmp_path, checkpoint_every=4)
     stream = llm.generate([ask(str(n)) for n in range(10)])
