@@ -47,7 +47,7 @@ from persona4rec_pipeline.index.files import current_generation, read_manifest
 from persona4rec_pipeline.processes import PROCESS_TAG
 from persona4rec_pipeline.runner import dagster_instance
 from persona4rec_pipeline.sample import sample_path
-from scripts.installation import OVER, Installation, Table, free_port, kill_tree, wait
+from scripts.installation import OVER, PROJECT, Installation, Table, free_port, kill_tree, wait
 
 # Requests per chunk of the ledger: what one kill may cost twice.
 CHUNK = 8
@@ -352,37 +352,58 @@ def drill_disk(given: argparse.Namespace, url: str, table: Table) -> None:
     small = given.home.absolute() / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "persona4rec", str(small)], check=True)
-    ballast = small / "ballast"
     try:
         home = _arrived(given, url, "small/home", {"books": source})
         quiet = _arrived(given, url, "roomy", {"books": source})
-        before = PersonaIndex.open(home.settings.index_path).generation
-        for folder in (home, quiet):
-            source.change(folder.home / "incoming" / "books", 0)
-        quiet.must("backfill", "books")
-        # From no room at all to almost enough, so that it ends in different parts of the refresh.
-        for left in (0, 512, 2048, 2560, 3072, 3584, 4096, 5120):
-            ballast.unlink(missing_ok=True)
-            free = shutil.disk_usage(small).free
-            with ballast.open("wb") as file, suppress(OSError):
-                for _ in range(max(free // 1024 - left, 0)):
-                    file.write(b"\0" * 1024)
-            done = home.command("backfill", "books")
-            said = " ".join(done.stderr.split())
-            told = said[said.find("error: ") :][:240]
+        failed = 0
+        for number, part in enumerate(["before it starts", *PARTS]):
+            for each in (home, quiet):
+                source.change(each.home / "incoming" / "books", number)
+            quiet.must("backfill", "books")
+            before = PersonaIndex.open(home.settings.index_path).generation
+            code, said = _refresh_until_full(home, small / "ballast", PARTS.get(part, ()))
+            told = said[said.find("error: ") :][:300]
             clear = "Traceback" not in said and any(word in told for word in ("space", "room", "full"))
-            table.say(f"{left} KiB left: exit code and message", f"{done.returncode}, {told!r}",
-                      done.returncode == 0 or clear)  # fmt: skip
-            ballast.unlink()
+            failed += code == 1
+            table.say(f"full in {part}: exit code and message", f"{code}, {told!r}", clear if code else True)
             index = PersonaIndex.open(home.settings.index_path)
             answers = sum(len(index.recommend(user, 3)) for user in index.users)
             table.say(
                 "  the index answers", f"generation {index.generation}", answers > 0 and index.generation >= before
             )
-        home.must("backfill", "books")
+            home.must("backfill", "books")
+        table.say("refreshes that the full disk has ended (others were done before it was full)", failed, failed > 3)
         _compare(quiet, home, table)
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def _refresh_until_full(home: Installation, ballast: Path, assets: tuple[str, ...]) -> tuple[int, str]:
+    """Refresh, and leave no room on the disk as soon as one of these assets is made; the exit code and what was said."""
+    call = [sys.executable, "-m", "persona4rec_pipeline.cli", "backfill", "books"]
+    with dagster_instance(home.settings) as instance:
+        if not assets:
+            _fill(ballast)
+        run = subprocess.Popen(
+            call, env=home.environment, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        while assets and run.poll() is None:
+            made = _being_made(instance)
+            if made is not None and made[0] in assets:
+                _fill(ballast)
+                break
+            time.sleep(0.02)
+        _, said = run.communicate()
+    ballast.unlink(missing_ok=True)
+    return run.returncode, " ".join(said.split())
+
+
+def _fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        for size in (2**20, 2**12, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(b"\0" * size)
 
 
 def drill_source(given: argparse.Namespace, url: str, table: Table) -> None:
