@@ -180,6 +180,10 @@ class Tracking:
             raise
         return _info(found)
 
+    def version_of(self, training_key: str) -> RegisteredEncoder | None:
+        """The newest version with this tag `training_key`, that is, made from exactly the same; None without one."""
+        return next((found for found in self.versions() if found.tags.get("training_key") == training_key), None)
+
     @property
     def _database(self) -> Path:
         return self.path / "mlflow.db"

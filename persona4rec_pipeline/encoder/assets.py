@@ -58,7 +58,7 @@ def persona_encoder(
     pairs = read_training_pairs(warehouse, settings.encoder)
     trains = len(pairs) >= MIN_PAIRS
     key = training_key(base_fingerprint, pairs if trains else [], settings.encoder)
-    known = next((found for found in tracking.versions() if found.tags.get("training_key") == key), None)
+    known = tracking.version_of(key)
     report: dict[str, Any] = {"pairs": len(pairs), "users": len({pair.user_id for pair in pairs}), "trained": trains}
     report["reused"] = known is not None
     if known is not None:
@@ -188,14 +188,11 @@ def register_base(settings: Settings, tracking: Tracking, run_id: str) -> Regist
     stated = fingerprint(base, settings.encoder.max_seq_length)
     key = training_key(stated, [], settings.encoder)
 
-    def known() -> RegisteredEncoder | None:
-        return next((found for found in tracking.versions() if found.tags.get("training_key") == key), None)
-
-    if (found := known()) is not None:
+    if (found := tracking.version_of(key)) is not None:
         return found
     with tracking.run("encoder", "base encoder", {"dagster_run_id": run_id}) as run:
         tracking.register_encoder(base, run.run_id, stated, {"training_key": key, "trained": "false"})
-    registered = known()
+    registered = tracking.version_of(key)
     assert registered is not None
     return registered
 

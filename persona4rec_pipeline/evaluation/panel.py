@@ -117,7 +117,10 @@ def persona_texts(personas: pd.DataFrame) -> list[str]:
 
 
 def profiles(history: pd.DataFrame, vectors: np.ndarray, recency_decay: float) -> dict[str, np.ndarray]:
-    """Profiles of the users of `history`, whose rows of one user stand together, most recent first."""
+    """User -> profile, float32 (d,), of the users of `history`, whose rows of one user stand together, most recent first.
+
+    vectors: float32 (rows of `history`, d), unit length.
+    """
     if not len(history):
         return {}
     users, firsts = np.unique(history["user_id"].to_numpy(dtype=object), return_index=True)
@@ -132,7 +135,10 @@ def reranked(
     described: pd.DataFrame,
     vectors: np.ndarray,
 ) -> dict[str, dict[str, list[str]]]:
-    """Every list of candidates in the order of its user's profile; `described` has the columns key and polarity."""
+    """Split -> user -> candidates in the order of the user's profile; without a profile they keep their order.
+
+    described: rows with the columns key and polarity, sorted by key; vectors: float32 (rows, d) of these rows.
+    """
     keys, firsts = np.unique(described["key"].to_numpy(dtype=object), return_index=True)
     offsets = np.append(firsts, len(described)).astype(np.int64)
     polarity = described["polarity"].map(POLARITY).to_numpy(np.int8)
@@ -152,7 +158,7 @@ def reranked(
 
 
 def stack(vectors: pd.Series) -> np.ndarray:
-    """A column of vectors as float32 (n, d)."""
+    """A column of n vectors as float32 (n, d); (0, 0) for none."""
     return np.stack(vectors.to_list()).astype(np.float32) if len(vectors) else np.empty((0, 0), np.float32)
 
 
