@@ -79,6 +79,7 @@ CREATE TABLE IF NOT EXISTS review_aspects (
     quality_criteria_span INTEGER[],
     usage_context VARCHAR,                  -- when, where and with whom
     usage_context_span INTEGER[],
+    language VARCHAR,                       -- ISO 639-1 code of the review's language, as detected; NULL: too short to tell
     is_evidence BOOLEAN NOT NULL,           -- FALSE: too many empty slots to be persona evidence
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
     fallback_reason VARCHAR,                -- why the model's answer was not used
@@ -106,11 +107,27 @@ CREATE TABLE IF NOT EXISTS personas (
     preference_rationale VARCHAR NOT NULL,
     polarity    VARCHAR NOT NULL CHECK (polarity IN ('appreciative', 'critical', 'mixed')),
     evidence_review_ids VARCHAR[] NOT NULL,
+    evidence_spans STRUCT(review_id VARCHAR, "start" INTEGER, "end" INTEGER)[], -- characters of reviews.text it rests on
     quotes      VARCHAR[] NOT NULL,         -- sentences of the evidence, most central first
-    support     DOUBLE,                     -- cosine similarity of the persona's text and its evidence; NULL without evidence
+    support     DOUBLE,                     -- share (0-1) of other items' sentences that fit it less well than its evidence does;
+                                            -- NULL without evidence
+    language    VARCHAR,                    -- ISO 639-1 code of the language it is written in
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive', 'summary')),
     fallback_reason VARCHAR,                -- why a generated persona was not used
     PRIMARY KEY (catalog, item_id, persona_id)
+);
+
+-- Of asset `personas`: what was not published, and why; as of the last time that the item's personas were made.
+CREATE TABLE IF NOT EXISTS rejected_personas (
+    catalog     VARCHAR NOT NULL,
+    item_id     VARCHAR NOT NULL,
+    name        VARCHAR NOT NULL,
+    description VARCHAR NOT NULL,
+    polarity    VARCHAR NOT NULL,
+    support     DOUBLE,                     -- as in `personas`
+    source      VARCHAR NOT NULL CHECK (source IN ('llm', 'extractive')),
+    attempt     INTEGER NOT NULL,           -- 1: the first answer; 2: after it was told what was wrong
+    reason      VARCHAR NOT NULL
 );
 
 -- Of asset `personas`: what each item's personas were made from. An item whose hash is the same keeps them as they are.
@@ -132,6 +149,10 @@ CREATE TABLE IF NOT EXISTS alignment_pairs (
     option_ids  VARCHAR[] NOT NULL,         -- all options, and
     option_probabilities DOUBLE[] NOT NULL, -- their probabilities, in the same order
     history_review_ids VARCHAR[] NOT NULL,  -- earlier train interactions, most recent first
+    shown_orders INTEGER[][],               -- per time that the judge was asked: places in option_ids, in the order shown
+    order_probabilities DOUBLE[][],         -- per time: the probabilities of option_ids
+    similarity_persona_id VARCHAR,          -- what similarity alone would have chosen
+    entropy     DOUBLE,                     -- of option_probabilities over its highest value: 0 certain, 1 flat
     reviewed_at TIMESTAMP NOT NULL,
     source      VARCHAR NOT NULL CHECK (source IN ('llm', 'similarity')),
     PRIMARY KEY (catalog, review_id)
@@ -186,3 +207,10 @@ CREATE TABLE IF NOT EXISTS evaluation_report (
 ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS fallback_reason VARCHAR;
 ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS made_from VARCHAR;
 ALTER TABLE catalogs ADD COLUMN IF NOT EXISTS arrival VARCHAR;
+ALTER TABLE review_aspects ADD COLUMN IF NOT EXISTS language VARCHAR;
+ALTER TABLE personas ADD COLUMN IF NOT EXISTS evidence_spans STRUCT(review_id VARCHAR, "start" INTEGER, "end" INTEGER)[];
+ALTER TABLE personas ADD COLUMN IF NOT EXISTS language VARCHAR;
+ALTER TABLE alignment_pairs ADD COLUMN IF NOT EXISTS shown_orders INTEGER[][];
+ALTER TABLE alignment_pairs ADD COLUMN IF NOT EXISTS order_probabilities DOUBLE[][];
+ALTER TABLE alignment_pairs ADD COLUMN IF NOT EXISTS similarity_persona_id VARCHAR;
+ALTER TABLE alignment_pairs ADD COLUMN IF NOT EXISTS entropy DOUBLE;
