@@ -4,7 +4,8 @@ One setting (`personas.domain`, or `--domain` per catalogue) fits prompts and na
 that a diner is never asked about chapters. Bundled sets lie in `domain_words/`; a path to a TOML file of the same form
 is a set of one's own.
 
-Belongs here: reading and checking such a set. Does not belong here: matching a group of sentences with a taste.
+Belongs here: reading and checking such a set. Does not belong here: finding the taste that a sentence is about
+(`tastes.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,29 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 _WORDS = "persona4rec_pipeline.personas.domain_words"
+# Of a taste and of a complaint: the key that holds its meaning.
+_MEANING = {"tastes": "looks_for", "complaints": "objects_to"}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A kind of taste or of complaint.
+
+    who: a name for such a person ("Slow-burn romance lover"). meaning: what they look for or object to, as the end of a
+    sentence. says: how reviewers put it, the examples by which sentences are recognised; may be empty.
+    """
+
+    name: str
+    who: str
+    meaning: str
+    says: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,9 +50,8 @@ class Domain:
     generic_words: frozenset[str]
     # A sentence about these is off-topic (the shop, the parcel).
     off_topic_words: frozenset[str]
-    # Kinds of taste and of complaint: name -> what such people look for, or object to.
-    tastes: Mapping[str, str] = field(hash=False)
-    complaints: Mapping[str, str] = field(hash=False)
+    tastes: Mapping[str, Topic] = field(hash=False)
+    complaints: Mapping[str, Topic] = field(hash=False)
 
 
 def bundled_domains() -> list[str]:
@@ -71,8 +87,8 @@ def get_domain(name: str) -> Domain:
         act=words["act"],
         generic_words=frozenset(words["generic"].split()),
         off_topic_words=frozenset(words["off_topic"].split()),
-        tastes=dict(words["tastes"]),
-        complaints=dict(words["complaints"]),
+        tastes=_topics(words, "tastes", words["person"]),
+        complaints=_topics(words, "complaints", "critic"),
     )
 
 
@@ -82,19 +98,46 @@ def domain_fingerprint(name: str) -> str:
     words = [
         (domain.item, domain.person, domain.act),
         sorted(domain.generic_words | domain.off_topic_words),
-        sorted(domain.tastes.items()),
-        sorted(domain.complaints.items()),
+        sorted(astuple(topic) for topic in domain.tastes.values()),
+        sorted(astuple(topic) for topic in domain.complaints.values()),
     ]
     return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+
+
+def _topics(words: dict[str, Any], table: str, person: str) -> dict[str, Topic]:
+    topics = {}
+    for name, entry in words[table].items():
+        if isinstance(entry, str):
+            entry = {_MEANING[table]: entry}
+        who = entry.get("who", f"{name} {person}")
+        topics[name] = Topic(name, who, entry[_MEANING[table]], tuple(entry.get("says", ())))
+    return topics
 
 
 def _problem(words: dict[str, Any]) -> str | None:
     for key in ("item", "person", "act", "generic", "off_topic"):
         if not isinstance(words.get(key), str):
             return f"{key} must be a text"
-    for key in ("tastes", "complaints"):
-        table = words.get(key)
-        if not isinstance(table, dict) or not table or not all(isinstance(value, str) for value in table.values()):
-            return f"{key} must be a table of names and what such people look for or object to"
-    unknown = set(words) - {"item", "person", "act", "generic", "off_topic", "tastes", "complaints"}
+    for table, meaning in _MEANING.items():
+        entries = words.get(table)
+        if not isinstance(entries, dict) or not entries:
+            return f"{table} must be a table of names and what such people look for or object to"
+        for name, entry in entries.items():
+            entry = {meaning: entry} if isinstance(entry, str) else entry
+            problem = _topic_problem(entry, meaning)
+            if problem:
+                return f"{table}.{name}: {problem}"
+    unknown = set(words) - {"item", "person", "act", "generic", "off_topic", *_MEANING}
+    return f"unknown key {min(unknown)}" if unknown else None
+
+
+def _topic_problem(entry: Any, meaning: str) -> str | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get(meaning), str):
+        return f"{meaning} must be a text"
+    if not isinstance(entry.get("who", ""), str):
+        return "who must be a text"
+    says = entry.get("says", [])
+    if not isinstance(says, list) or not all(isinstance(sentence, str) for sentence in says):
+        return "says must be a list of sentences"
+    unknown = set(entry) - {"who", meaning, "says"}
     return f"unknown key {min(unknown)}" if unknown else None
