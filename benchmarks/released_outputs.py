@@ -8,7 +8,7 @@ the function was run on it; they are keyed by item and persona, and no text of t
 
 FIRST was drawn before `stated_polarity` was written: all of Yelp by hash, Amazon half by hash and half, also by hash, of the
 personas with any negative word, as too few would be critical otherwise. READ was read while it was written. FRESH was
-drawn and labelled after it was finished, and nothing was changed since.
+drawn and labelled after it was finished, and no rule was changed since.
 """
 
 from __future__ import annotations
@@ -219,9 +219,7 @@ def measure_cleaning(folder: Path, show: bool) -> None:
             text for name in ("cut", "left") for text, stated in outcomes[name].items() if _SILENCE.search(stated or "")
         ]
         print(f"    removed without a word of silence: {tally(doubtful, texts)}")
-        print(
-            f'    to be read by eye, kept with such a word ("the book was not what they had expected, indicating ..."): {tally(remaining, texts)}'
-        )
+        print(f"    kept with such a word, to be read by eye (--show): {tally(remaining, texts)}")
         for name in ("removed", "cut") if show else ():
             for text, stated in outcomes[name].items():
                 print(f"      {name}: {text}" + (f" => {stated}" if stated else ""))

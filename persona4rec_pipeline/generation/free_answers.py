@@ -27,13 +27,16 @@ class Named:
 
 # "**Selection:** ...", "the answer is ...", "I would choose ...", "B is the best fit".
 _STATES = re.compile(
-    r"\b(?:final\s+)?(?:selection|selected(?:\s+(?:persona|option|choice|id))?|answer|choice|chosen(?:\s+(?:persona|option))?|verdict|decision|"
-    r"conclusion|best\s+(?:fit|match|option|choice|persona)|correct\s+(?:option|choice))\b(?:\s+(?:here|would\s+be|must\s+be|is|was))?\s*(?:[:=→-]+>?|\bis\b|(?<=is)|"
+    r"\b(?:final\s+)?(?:selection|selected(?:\s+(?:persona|option|choice|id))?|answer|choice|"
+    r"chosen(?:\s+(?:persona|option))?|verdict|decision|"
+    r"conclusion|best\s+(?:fit|match|option|choice|persona)|correct\s+(?:option|choice))\b(?:\s+(?:here|"
+    r"would\s+be|must\s+be|is|was))?\s*(?:[:=→-]+>?|\bis\b|(?<=is)|"
     r"(?<=was)|(?<=be))\s*|\bi(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|select|pick|go\s+with|chose|selected|picked)\b\s*:?\s*",
     re.IGNORECASE,
 )
 _STATED_AFTER = re.compile(
-    r"\s+(?:is|would be|seems|remains)\s+(?:clearly\s+)?(?:the|my|thus the)\s+(?:\w+\s+)?(?:best|right|correct|closest|final)?\s*(?:fit|match|option|choice|answer|one|"
+    r"\s+(?:is|would be|seems|remains)\s+(?:clearly\s+)?(?:the|my|thus the)\s+(?:\w+\s+)?(?:best|right|correct|"
+    r"closest|final)?\s*(?:fit|match|option|choice|answer|one|"
     r"persona|selection)\b|\s+(?:fits|matches|explains)\s+(?:it\s+|this\s+)?best\b",
     re.IGNORECASE,
 )
@@ -42,7 +45,8 @@ _MARK = re.compile(rf"^{_LEAD}(?P<mark>\d{{1,3}}|[A-Za-z])(?P<end>[)\].:,;\"'>]|
 _AFTER_MARK = re.compile(r"^\s*(?:[^\w\s]|(?:because|as|since|for|is|and|or|fits|it|given|due|which)\b)", re.IGNORECASE)
 _ANOTHER_MARK = re.compile(rf"^\W*(?:/|,|\bor\b|\band\b|&)\s*{_LEAD}(?P<mark>\d{{1,3}}|[A-Z])(?![\w'])")
 _REFUSED = re.compile(
-    r"(?:\bnot|\brather\s+than|\binstead\s+of|\bover|\bunlike|\bthan|\bversus|\bvs\.?|n't)\s+(?:the\s+)?(?:option\s+|persona\s+)?[\"'(]*$",
+    r"(?:\bnot|\brather\s+than|\binstead\s+of|\bover|\bunlike|\bthan|\bversus|\bvs\.?|"
+    r"n't)\s+(?:the\s+)?(?:option\s+|persona\s+)?[\"'(]*$",
     re.IGNORECASE,
 )
 _EMPHASIS = re.compile(r"\*+|`+|(?<!\w)_+|_+(?!\w)|^#+\s*", re.MULTILINE)

@@ -14,7 +14,8 @@ import re
 
 _TOLD = (
     r"(?:stated?|mention(?:ed)?|specif(?:y|ied)|sa(?:y|id)|provided?|given?|indicated?|described?|detail(?:ed)?|explain(?:ed)?|"
-    r"reveal(?:ed)?|disclosed?|clarif(?:y|ied)|elaborated?(?: on)?|discuss(?:ed)?|address(?:ed)?|determined?|inferred|identif(?:y|ied)|"
+    r"reveal(?:ed)?|disclosed?|clarif(?:y|ied)|elaborated?(?: on)?|discuss(?:ed)?|address(?:ed)?|determined?|"
+    r"inferred|identif(?:y|ied)|"
     r"available|applicable|known|noted?|judged|evaluated|express(?:ed)?|included?)"
 )
 _PLAINLY = (
@@ -23,7 +24,8 @@ _PLAINLY = (
 # What a remark about the review is about, as opposed to the thing reviewed ("no violence", "no explicit scenes").
 _ABOUT = (
     r"(?:mentions?|evidence|information|indications?|statements?|references?|details?|purposes?|motivations?|motives?|"
-    r"reasons?|contexts?|preferences?|judge?ments?|aspects?|points?|criticisms?|companions?|circumstances?|clues?|remarks?|attributes)"
+    r"reasons?|contexts?|preferences?|judge?ments?|aspects?|points?|criticisms?|companions?|circumstances?|clues?|"
+    r"remarks?|attributes)"
 )
 _REVIEW = r"(?:user|reviewer|reader|diner|customer|viewer|guest|review|text|author of the review|comment|answer|persona|they|it)"
 
@@ -39,8 +41,10 @@ _NOTHING = re.compile(
 # A clause that tells of the review's silence.
 _SILENT = re.compile(
     # "the user does not (explicitly) state why ...", also without its subject after "but"
-    rf"(?:^|\b{_REVIEW}(?:'s review)?\s+(?:also\s+|itself\s+|only\s+)?)(?:does|did|do|has|have)(?:\s+not|n['’]t)\s+(?:{_PLAINLY}\w+|"
-    rf"(?:state|mention|specif(?:y|ied)|say|indicate|describe|detail|explain|reveal|disclose|clarify|elaborate)\b(?!\s+(?:well|very|much)\b)|"
+    rf"(?:^|\b{_REVIEW}(?:'s review)?\s+(?:also\s+|itself\s+|only\s+)?)(?:does|did|do|has|have)(?:\s+not|"
+    rf"n['’]t)\s+(?:{_PLAINLY}\w+|"
+    rf"(?:state|mention|specif(?:y|ied)|say|indicate|describe|detail|explain|reveal|disclose|clarify|"
+    rf"elaborate)\b(?!\s+(?:well|very|much)\b)|"
     rf"(?:provide|give|offer|express|include|contain|make|discuss|state)\s+(?:any|an?y?\s+(?:specific|explicit|clear|particular)|"
     rf"(?:any\s+)?(?:specific|explicit|clear|further|more|enough|sufficient|direct)|details?|information|context|{_ABOUT}))"
     # "the purpose is not explicitly stated", "the fries were not mentioned"
@@ -49,14 +53,18 @@ _SILENT = re.compile(
     rf"|\b(?:details?|information|{_ABOUT})\b(?:\W+(?!that\b)\w+){{0,10}}\W+(?:is|are|was|were)(?:\s+not|n['’]t)\s+"
     rf"(?:provided|given|available|included)\b"
     # "(there is) no explicit mention of ...", "no negative judgments are given"
-    rf"|^(?:with\s+|there\s+(?:is|are|was|were)\s+|(?:the\s+)?{_REVIEW}\s+(?:contains|has|provides|gives|offers)\s+|has\s+|provides\s+|"
-    rf"providing\s+|(?:indicating|implying|suggesting)\s+)no\s+(?:(?:explicit|specific|clear|direct|further|implicit|particular|other|negative|"
+    rf"|^(?:with\s+|there\s+(?:is|are|was|were)\s+|(?:the\s+)?{_REVIEW}\s+(?:contains|has|provides|gives|"
+    rf"offers)\s+|has\s+|provides\s+|"
+    rf"providing\s+|(?:indicating|implying|suggesting)\s+)no\s+(?:(?:explicit|specific|clear|direct|further|"
+    rf"implicit|particular|other|negative|"
     rf"positive|or|purchase|visit|reading|usage|strong)\s+)*{_ABOUT}\b"
-    rf"|\bno\s+(?:(?:(?:explicit|specific|clear|particular|negative|positive|or)\s+)*{_ABOUT}|(?:explicit|specific|particular)\s+\w+|"
+    rf"|\bno\s+(?:(?:(?:explicit|specific|clear|particular|negative|positive|or)\s+)*{_ABOUT}|(?:explicit|specific|"
+    rf"particular)\s+\w+|"
     rf"dislikes?)\b(?:\s+\w+){{0,6}}\s+(?:(?:is|are|was|were|has been|have been)\s+)?"
     rf"(?:mentioned|provided|given|stated|specified|noted|expressed|indicated|made)\b"
     # "so this cannot be determined", "it is unclear why"
-    rf"|\b(?:cannot|can't|can not|could not|couldn't)\s+be\s+(?:\w+ly\s+)?(?:determined|inferred|identified|deduced|established|discerned)\b"
+    rf"|\b(?:cannot|can't|can not|could not|couldn't)\s+be\s+(?:\w+ly\s+)?(?:determined|inferred|identified|"
+    rf"deduced|established|discerned)\b"
     rf"|\b(?:this|that|it|context|purpose|motivation|reason|circumstances?)\s+(?:is|was|are|remains?)\s+"
     rf"(?:unclear|unknown|unspecified|not\s+clear)\b"
     # "while not mentioning ..."
@@ -66,13 +74,15 @@ _SILENT = re.compile(
 # "... for brunch without specifying who came along"
 _TAIL = re.compile(
     r",?\s+without\s+(?:(?:any\s+)?(?:explicit|specific|clear|further)\w*\s+)?(?:(?:mention|specif|stat|indicat|detail)\w*ing|"
-    r"(?:providing|giving)\s+(?:any|specific|explicit|further|more|clear|details?|information)|details?\b|mention\b|[^,.;]*\bmentioned\b)"
+    r"(?:providing|giving)\s+(?:any|specific|explicit|further|more|clear|details?|information)|details?\b|"
+    r"mention\b|[^,.;]*\bmentioned\b)"
     r"[^,.;]*",
     re.IGNORECASE,
 )
 _BREAK = re.compile(
     r"(?:[.;!?]+\s+|,?\s+(?=(?:but|although|though|however|whereas)\b)|,\s+(?=(?:yet|and|so|while|thus|therefore|which|"
-    r"indicating|suggesting|implying|providing|with|leaving|making|beyond|since|as|because|only|just)\b)|\s+(?=while\b|and\s+(?:does|did)\s+not\b))",
+    r"indicating|suggesting|implying|providing|with|leaving|making|beyond|since|as|because|only|just)\b)|"
+    r"\s+(?=while\b|and\s+(?:does|did)\s+not\b))",
     re.IGNORECASE,
 )
 _JOINT = re.compile(r"^(?:but|although|though|however|whereas|yet|and|so|while|thus|therefore)\b,?\s*", re.IGNORECASE)
