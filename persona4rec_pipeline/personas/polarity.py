@@ -46,6 +46,7 @@ def _cues(*entries: tuple[str, float]) -> tuple[_Cue, ...]:
 
 # What happened to this person here; "can be critical" and the like are weaker, being a habit.
 _AGAINST = _cues(
+    (r"\bof two minds\b", 0.9),
     (
         r"\b(?:un|dis|non)satisf\w*|\bdissatisf\w*|\bfrustrat\w*|\bdisappoint\w*|\b(?:is|are|was|were|feels?|felt|"
         r"been|often|being) let down\b",
@@ -102,6 +103,7 @@ _AGAINST = _cues(
     ),
 )
 _FOR = _cues(
+    (r"\btakes? to\b|\bof two minds\b", 1.0),
     (
         r"\benjoy\w*|\bappreciat\w*|\blov(?:es?|ed|ing)\b|\bdelight\w*|\bpraise\w*|\bthrill(?:ed|s)\b|\bfond\w*|"
         r"\badmir\w*|\bhooked\b|\bto die for\b",
@@ -118,7 +120,7 @@ _FOR = _cues(
         0.8,
     ),
     (
-        r"\bvalu(?:es?|ed|ing)\b|\bfinds? (?:joy|comfort|solace)|\bresonat\w*|\bcelebrat\w*|\btakes? to\b|\bseek(?:s|"
+        r"\bvalu(?:es?|ed|ing)\b|\bfinds? (?:joy|comfort|solace)|\bresonat\w*|\bcelebrat\w*|\bseek(?:s|"
         r"ing)?\b|\bprefer\w*|\blooks? for\b|\bdrawn\b",
         0.3,
     ),
@@ -178,6 +180,7 @@ _CONCLUSION = re.compile(
     re.IGNORECASE,
 )
 _PRAISE = re.compile(
+    r"\bworks? (?:exactly |just |perfectly )?as (?:described|advertised|expected)\b|"
     r"\b(?:could|can|did)(?:n't| ?not) (?:seem to )?(?:put|stop|wait|get enough|be happier|ask for more|"
     r"recommend (?:it|this)? ?(?:highly )?enough|go wrong)|"
     r"\b(?:hard|difficult|impossible) to put (?:it |this |the book )?down|\bunputdownable\b|\bpage[- ]turner|"
@@ -193,6 +196,8 @@ _PRAISE = re.compile(
     re.IGNORECASE,
 )
 _COMPLAINT = re.compile(
+    r"\b(?:buy|try|find|look for) something else\b|\blook elsewhere\b|\bseen better\b|\ba bad name\b|\bas (?:much )?"
+    r"(?:fun|exciting|funny|interesting) as (?:an? )?(?:root canal|funeral|traffic|watching|waiting|doing)\b|"
     r"\bput (?:me|us|him|her) to sleep|\b(?:fell|falling|fall) asleep\b|\bsnooze|\b(?:wanted|tried|hoped|"
     r"really want(?:ed)?) to (?:like|love|enjoy)|"
     r"\b(?:could|should|would) have been (?:a |an |so |much )?(?:\w+ )?(?:better|great|good|shorter|more|stronger|"

@@ -85,6 +85,11 @@ def test_praise_that_a_complaint_follows_is_mixed(rationale):
     assert stated_polarity("Garden visitor", "This guest looks for an evening outside.", rationale) == "mixed"
 
 
+def test_being_of_two_minds_is_mixed():
+    rationale = "They are of two minds about The Lake when it comes to mood."
+    assert stated_polarity("Undecided mood viewer", "This viewer looks for mood.", rationale) == "mixed"
+
+
 def test_a_habit_of_judging_is_not_yet_a_judgement_of_this_item():
     description = "This diner can be critical if the portions are small."
     assert stated_polarity("Food Critic", description, "They came for lunch with a colleague.") != "critical"
@@ -97,6 +102,7 @@ def test_a_habit_of_judging_is_not_yet_a_judgement_of_this_item():
         "Couldn’t stop laughing from start to finish.",
         "It did not disappoint.",
         "Not bad at all!",
+        "Works exactly as described.",
         "A murder mystery that kept me guessing.",
         "Although the start is slow, the ending is wonderful.",
         "The pedal sounds great and is worth every penny.",
@@ -119,6 +125,8 @@ def test_praise_is_heard_whatever_its_words(sentence):
         "If you like boring lectures, this is for you.",
         'The "comedy" lasts two hours.',
         "The cable stopped working.",
+        "About as much fun as a root canal.",
+        "I have seen better acting at a school play.",
         "Although the cast is wonderful, it never comes to life and drags.",
     ],
 )
