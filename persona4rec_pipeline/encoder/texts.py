@@ -11,19 +11,11 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+from persona4rec_pipeline.personas.stated import what_is_stated
+
 # In the order in which they are read. Most telling first, as a text is cut at `encoder.max_seq_length` tokens.
 ASPECT_SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 
-# What models write where they should have written nothing. It must never become a part of a profile.
-_EMPTY_WORDS = frozenset(
-    {"", "-", "n/a", "na", "nan", "nil", "none", "null", "unknown", "unspecified", "not applicable"}
-    | {f"not {verb}" for verb in ("available", "given", "mentioned", "provided", "specified", "stated")}
-)
-_STATES_NOTHING = re.compile(
-    r"^(the )?(user|reviewer|customer|reader|review|text)s? (does not|doesn't|did not|didn't) "
-    r"(explicitly |clearly |directly )?(state|mention|specify|say|express|indicate|provide|describe)\b",
-    re.IGNORECASE,
-)
 _SPACES = re.compile(r"\s+")
 _SENTENCE_ENDS = (".", "!", "?", "…", ":", ";")
 
@@ -63,10 +55,7 @@ def text_hash(text: str) -> str:
 def _slot(value: object) -> str:
     if not isinstance(value, str):  # None, or the NaN that a data frame makes of it
         return ""
-    text = _clean(value)
-    if text.strip(" .\"'()[]").casefold() in _EMPTY_WORDS or _STATES_NOTHING.match(text):
-        return ""
-    return text
+    return what_is_stated(value) or ""
 
 
 def _sentences(*parts: str) -> str:

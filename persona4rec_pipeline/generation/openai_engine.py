@@ -4,7 +4,8 @@ Belongs here: HTTP, its errors and retries, and how a schema or a choice is aske
 retries of answers that arrive but cannot be used (`language_model.py`).
 
 A choice is asked of a vLLM server (known by `owned_by` in its model list) as the bare choice, in one token, through
-vLLM's `structured_outputs`; of any other as a JSON object with an enum. Probabilities come from `logprobs` where the
+vLLM's `structured_outputs`; of any other as a JSON object with an enum, and where that was ignored the choice is read from
+what the model says instead ("The answer is B."). Probabilities come from `logprobs` where the
 endpoint gives them and the choices differ in their first character; otherwise they are None.
 """
 
@@ -40,6 +41,7 @@ from persona4rec_pipeline.generation.engine import (
     prefixes,
     told_apart_by_first_character,
 )
+from persona4rec_pipeline.generation.free_answers import Named, stated_option
 from persona4rec_pipeline.generation.records import GenerationError
 from persona4rec_pipeline.generation.tokenizers import EstimatedTokenizer
 from persona4rec_pipeline.settings import Settings
@@ -48,6 +50,8 @@ from persona4rec_pipeline.settings import Settings
 MAX_LOGPROBS = 20
 # Pause after the first broken try, in seconds; doubles with each further one, plus up to a second of chance.
 FIRST_WAIT_S = 0.5
+# Room for the JSON around a choice, or for the sentence of an endpoint that ignores it, in tokens.
+CHOICE_TOKENS = 32
 # Characters of an error message that are passed on.
 ERROR_CHARACTERS = 500
 # What an endpoint may refuse without the answer losing its shape; left out once it has said so.
@@ -183,6 +187,9 @@ class OpenAIEngine:
                     body[self._tokens_parameter] = 1
             else:
                 body["response_format"] = _json_schema("choice", _choice_schema(prompt.choices))
+                # The request counts the tokens of the bare choice.
+                longest = max(map(len, prompt.choices))
+                body[self._tokens_parameter] = max(prompt.max_tokens, CHOICE_TOKENS + longest)
         return {name: value for name, value in body.items() if name not in self._left_out}
 
     def _read(self, prompt: Prompt, response: httpx.Response) -> Answer:
@@ -201,7 +208,12 @@ class OpenAIEngine:
         if prompt.choices is not None:
             candidates = _first_tokens(tokens, "" if self._is_vllm else '{"choice":"')
             probabilities = choice_probabilities(prompt.choices, candidates)
-            text = choice_begun_by(prompt.choices, text) if self._is_vllm else _within_object(text)
+            if self._is_vllm:
+                text = choice_begun_by(prompt.choices, text)
+            else:
+                text = _within_object(text)
+                if choice.get("finish_reason") == "stop":
+                    text = _choice_told(prompt.choices, text)
         return Answer(
             text=text,
             finished=choice.get("finish_reason") == "stop",
@@ -327,3 +339,12 @@ def _within_object(text: str) -> str:
     except ValueError:
         return text.strip()
     return str(value.get("choice", text)) if isinstance(value, dict) else text.strip()
+
+
+def _choice_told(choices: Sequence[str], text: str) -> str:
+    """The choice that an answer in the model's own words names; the text itself where it is one, or names none for certain."""
+    if text in choices:
+        return text
+    # Short choices are letters or numbers of a list, which may stand in any sentence by accident.
+    place = stated_option(text, [Named(marks=(each,)) if len(each) <= 2 else Named(ids=(each,)) for each in choices])
+    return text if place is None else choices[place]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from persona4rec_pipeline.generation import InvalidAnswer, Message, PromptTemplate, Request, delimit
 from persona4rec_pipeline.personas.domains import Domain
+from persona4rec_pipeline.personas.stated import what_is_stated
 from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is_safe, is_usable, sentences, words
 
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
@@ -32,14 +33,6 @@ MAX_SLOT_CHARACTERS = 120
 MAX_REVIEW_CHARACTERS = {"compact": 500, "full": 3000}
 # Share of a generated value's words that must stand in one sentence of the review for that sentence to support it.
 MIN_GROUNDED_SHARE = 0.6
-
-_NULL_TEXT = re.compile(
-    r"^\W*(?:null|none|nil|n/?a|na|nan|unknown|unspecified|not\s+\w+(?:\s+\w+)?|no\s+\w+|nothing)\W*$"
-    r"|\bnot\b.{0,24}\b(?:stated?|mention\w*|specif\w*|provided?|given|clear|explicit\w*|indicated?|determin\w*|described?)\b"
-    r"|\b(?:no|without)\s+(?:explicit\s+)?(?:mention|evidence|information|indication)\b|\bcannot be (?:determined|inferred)\b"
-    r"|\b(?:reviewer|user|review)\s+(?:does not|did not|doesn't|didn't)\b",
-    re.IGNORECASE,
-)
 
 _PURPOSE = re.compile(
     r"\b(?:gift|present) (?:for|to)\b|\bas a (?:gift|present)\b|\b(?:bought|got|picked (?:it|this) up|chose|purchased|ordered|"
@@ -92,13 +85,10 @@ class Aspects:
 
 
 def clean_value(value: Any) -> str | None:
-    """A slot's value as one line, or None where it is empty or a null written as text ("None", "not stated", ...)."""
-    if not isinstance(value, str):
-        return None
-    line = " ".join(value.split()).strip(" \"'.,;:-")
-    if len(line) < 3 or _NULL_TEXT.search(line):
-        return None
-    return line[:MAX_SLOT_CHARACTERS].strip()
+    """A slot's value as one line, or None where it is empty or says no more than that nothing is stated."""
+    stated = what_is_stated(value) if isinstance(value, str) else None
+    line = (stated or "").strip(" \"'.,;:-")
+    return line[:MAX_SLOT_CHARACTERS].strip() if len(line) >= 3 else None
 
 
 def tells_circumstance(sentence: str) -> bool:

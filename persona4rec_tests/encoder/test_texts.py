@@ -36,6 +36,11 @@ def test_an_empty_slot_leaves_no_trace(nothing):
     assert "null" not in with_nothing.lower() and "none" not in with_nothing.lower()
 
 
+def test_of_a_slot_that_is_silent_in_part_only_what_it_states_is_encoded():
+    slots = {"quality_criteria": "the reader does not state why, but it was a gift"}
+    assert interaction_text("Dune", "", slots) == "it was a gift. Dune."
+
+
 def test_words_that_only_begin_like_nothing_are_kept():
     text = interaction_text(
         "Dune", "", {"quality_criteria": "none of the usual clichés", "usage_context": "Nancy's birthday"}

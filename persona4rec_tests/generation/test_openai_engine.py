@@ -254,6 +254,33 @@ def test_without_a_deciding_token_a_choice_has_no_probabilities(tmp_path, reply,
     assert result.ok and result.value[0] == "B" and result.probabilities is None
 
 
+def test_the_json_around_a_choice_has_room_although_the_choice_itself_is_one_token(tmp_path):
+    with asking(tmp_path, lambda *_: says('{"choice":"B"}')) as (endpoint, llm):
+        assert next(llm.generate([ask("a", choices=("A", "B"), max_tokens=1)])).value == "B"
+    assert endpoint.bodies[0]["max_tokens"] >= 20
+
+
+def test_an_endpoint_that_ignores_the_constraint_is_understood_where_it_names_one_choice(tmp_path):
+    with asking(tmp_path, lambda *_: says("The answer is B.")) as (_, llm):
+        (result,) = llm.generate([ask("a", choices=("A", "B"))])
+    assert result.ok and result.value == "B" and result.probabilities is None
+
+
+@pytest.mark.parametrize(
+    "reply", [says("A or B, hard to tell."), says("I like both."), says("The answer is B", finish="length")]
+)
+def test_an_endpoint_that_does_not_settle_on_a_choice_has_failed(tmp_path, reply):
+    with asking(tmp_path, lambda *_: reply) as (_, llm):
+        (result,) = llm.generate([ask("a", choices=("A", "B"))])
+    assert not result.ok and "none of the choices" in result.reason
+
+
+def test_a_vllm_server_that_ignores_the_constraint_is_not_believed(tmp_path):
+    with asking(tmp_path, lambda *_: says("The answer is B."), owner="vllm") as (_, llm):
+        (result,) = llm.generate([ask("a", choices=("A", "B"))])
+    assert not result.ok
+
+
 def test_a_vllm_server_is_asked_for_the_bare_choice_in_one_token(tmp_path):
     with asking(tmp_path, lambda *_: says("B", [("B", {"A": -2.0, "B": -0.1})], "length"), "vllm") as (endpoint, llm):
         (result,) = llm.generate([ask("a", choices=("A", "B"))])
@@ -274,9 +301,9 @@ def test_what_an_endpoint_does_not_take_is_left_out_once_it_says_so(tmp_path):
         return says('{"choice":"A"}')
 
     with asking(tmp_path, modern, concurrency=1) as (endpoint, llm):
-        results = list(llm.generate([ask(str(n), choices=("A", "B"), max_tokens=9) for n in range(3)]))
+        results = list(llm.generate([ask(str(n), choices=("A", "B"), max_tokens=99) for n in range(3)]))
     assert all(result.ok for result in results)
-    assert len(endpoint.bodies) == 3 + 3 and endpoint.bodies[-1]["max_completion_tokens"] == 9
+    assert len(endpoint.bodies) == 3 + 3 and endpoint.bodies[-1]["max_completion_tokens"] == 99
 
 
 def test_a_pause_grows_unless_the_endpoint_states_one_and_never_passes_the_limit():

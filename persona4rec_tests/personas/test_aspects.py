@@ -41,9 +41,49 @@ def test_nulls_written_as_text_become_null(value):
     assert clean_value(value) is None
 
 
-def test_real_values_survive_cleaning():
-    assert clean_value(" not boring at all. ") == "not boring at all"
-    assert clean_value("nothing is black and white here") == "nothing is black and white here"
+@pytest.mark.parametrize(
+    "value",
+    [
+        "NULL.", "null (no evidence)", "None mentioned", "Not explicitly stated", "not applicable", "No information", "...",
+        "The user does not state why they chose the tent, so this cannot be determined.",
+        "The reviewer doesn’t provide details about how, where, or when the film was seen.",
+        "There is no explicit or implicit evidence of when they went.",
+        "The purpose of the visit is not explicitly mentioned.",
+        "It is unclear why they bought it.",
+        "The review does not specify who came or when, only mentioning that it suits lunch, dinner, and other occasions.",
+    ],
+)  # fmt: skip
+def test_a_reason_that_tells_only_that_nothing_is_stated_becomes_null(value):
+    assert clean_value(value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "not boring at all", "no violence", "nothing is black and white here", "None of the usual jokes", "no-nonsense design",
+        "The strap did not disappoint", "The stew was not served as described", "The scones were not available on Sunday",
+        "They felt the kit did not provide good value", "could not be put down", "The clear lens is not scratched",
+        "The guest did not like the mint sauce", "With no menus provided, the service was poor",
+        "While everything was good, the pie stood out",
+    ],
+)  # fmt: skip
+def test_real_values_survive_cleaning(value):
+    assert clean_value(f" {value}. ") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "stated"),
+    [
+        ("The soup was cold, but the review does not mention the service.", "The soup was cold"),
+        ("The user does not explicitly state why, but it was a gift from an aunt.", "It was a gift from an aunt"),
+        ("The visit was for brunch without specifying who came along.", "The visit was for brunch"),
+        ("They got a free copy, indicating no specific purchase purpose.", "They got a free copy"),
+        ("The fries were crisp, while the sauce was not mentioned, but the staff were kind.",
+         "The fries were crisp, but the staff were kind"),
+    ],
+)  # fmt: skip
+def test_of_a_value_that_states_something_only_the_silent_clause_goes(value, stated):
+    assert clean_value(value) == stated
 
 
 def test_an_answer_is_an_object_of_the_four_slots_or_a_list_of_the_compact_two():
