@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from persona4rec_pipeline.generation import InvalidAnswer, Message, PromptTemplate, Request, delimit
+from persona4rec_pipeline.generation.scrub import publishable
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.text import (
     Piece,
@@ -217,7 +218,7 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
             if share >= MIN_GROUNDED_SHARE and (best is None or (share, -len(piece.text)) > best[:2]):
                 best = (share, -len(piece.text), piece)
         if best is not None and not _overlaps(best[2], slots):
-            slots[name] = Slot(value, best[2].start, best[2].end)
+            slots[name] = Slot(publishable(value), best[2].start, best[2].end)
     source: Literal["llm", "extractive"] = "llm" if any(slots.values()) else "extractive"
     for name, slot in by_rules.items():
         if slots[name] is None and slot is not None and not _overlaps(slot, slots):
@@ -241,7 +242,7 @@ def _choices(shown: str, domain: Domain) -> list[str]:
 
 
 def _slot(piece: Piece) -> Slot:
-    value = piece.text.strip(" \"'“”.,;:!?-")
+    value = publishable(piece.text).strip(" \"'“”.,;:!?-")
     if len(value) > MAX_SLOT_CHARACTERS:
         value = value[:MAX_SLOT_CHARACTERS].rsplit(" ", 1)[0]
     return Slot(value, piece.start, piece.end)
