@@ -9,8 +9,9 @@ since the sentence before the order may be its bait. `is_suspicious` judges one 
 must recommend it"); an honest reviewer loses that sentence and no more. Both match what a reader would read: in
 compatibility form, without invisible characters, look-alike letters, digits for letters and letters set apart undone.
 
-Rules cannot tell praise that was paid for from praise: "Zephyr made me happy", in small letters, without a shop, a link
-or an order, passes. That one reviewer's praise decides little is left to the grouping of evidence.
+Rules know what they were told of. An order in words that nobody thought of passes, and so does praise that was paid for
+("Zephyr made me happy"). What remains against these: a prompt that calls reviews data, answers that must stand in the
+evidence (`publishing.refusal`), and names that no other reviewer mentions (`lone_names`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import binascii
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from persona4rec_pipeline.generation.cleaning import is_invisible
@@ -33,6 +35,7 @@ _LOOKALIKES = str.maketrans(
 _DIGITS_FOR_LETTERS = str.maketrans("013457$@!|", "oieastsail")
 _LEET_WORD = re.compile(r"(?<!\S)(?=\S*[a-zA-Z])(?=\S*[013457$@!|])[\w$@!|]{2,}[\w$@]")
 _SPACED_OUT = re.compile(r"(?<!\w)(?:[^\W\d_][ .\-_*·]{1,2}){5,}[^\W\d_](?!\w)")
+_BROKEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 # Longer than any tuning of a guitar.
 _ALL_SPACED_OUT = re.compile(r"(?<!\w)(?:[^\W\d_][ .\-_*·]{1,2}){15,}")
 _MIXED_WORD = re.compile(
@@ -77,7 +80,7 @@ _CODE = "it carries code"
 _HOSTILE: tuple[_Sign, ...] = (
     _sign(
         _SET_ASIDE,
-        "instruction|prompt|directive|guideline|command|constraint|orders|directions",
+        "instruction|prompt|directive|guideline|command|constraint|orders|directions|overrid|rules|your task|your training",
         rf"\b{_ASIDE}\W+(?:[\w']+\W+){{0,4}}?{_GIVEN}\W+(?:[\w']+\W+){{0,3}}?{_ORDERS}\b"
         r"|\b(?:new|updated|real|actual|revised|secret|hidden|additional|important|further)\s+"
         r"(?:system\s+)?(?:instructions?|directives?|prompts?|orders)\s*(?:[:=]|for (?:you|the (?:model|ai|system|"
@@ -85,7 +88,8 @@ _HOSTILE: tuple[_Sign, ...] = (
         r"|\b(?:end|start|begin(?:ning)?) of (?:the )?(?:user |system )?(?:prompt|instructions|input|context)\b"
         # All letters set apart, put together again.
         r"|\b(?:ignore|disregard|forget|override)\w{0,30}(?:instructions|prompt|rules)"
-        r"|\b(?:instructions?|prompts?) (?:override|injection)\b|\boverride (?:code|mode|the system)\b",
+        r"|\b(?:instructions?|prompts?) (?:override|injection)\b|\b(?:override (?:code|mode|the system)|"
+        r"system override)\b|\b(?:ignore|disregard|forget) your (?:rules|task|training)\b",
     ),
     _sign(
         _SET_ASIDE,
@@ -98,8 +102,10 @@ _HOSTILE: tuple[_Sign, ...] = (
         _SPEAKS_TO_MODEL,
         "llm|model|gpt|bot|ai |ai:|ai,|summari|recommend|rank|persona|assistant|automated|a.i.",
         rf"\b(?:dear|hey|hello|hi|attention|attn|note to|notice to|message to|memo to|instructions? (?:to|for)|to (?:any|"
+        rf""
         rf"all|every|each)|for any|"
         rf"if you are|you are|to you,?|as) (?:the |an? |any |all |every |each |my |your |our |no longer |now |helpful |"
+        rf""
         rf"good )*{_MODEL}\b"
         r"|(?:^|[.!?\n]\s*)(?:dear|hey|hello|attention|attn|note to|notice to|instructions? (?:to|for)) (?:the |any |"
         r"all )?(?:ai|a\.i\.|assistants?|models?|"
@@ -113,11 +119,13 @@ _HOSTILE: tuple[_Sign, ...] = (
         r"\byou are (?:now|no longer|henceforth|hereby)\W+(?:an?|the|my|in|a\W+\w+)?\W*(?:[\w-]+\W+){0,3}?(?:ai|"
         r"assistant|bot|model|dan|unrestricted|"
         r"copywriter|marketer|spokes\w+|ambassador|agent|advertiser|salesman|seller|developer|system|engine|generator|"
+        r""
         r"fan)\b"
         r"|\bfrom now on,? you\W+(?:will|must|shall|are|only|always|have)\b"
         r"|\b(?:act|behave|respond|answer|pretend|role-?play)\b[^.!?\n]{0,24}\b(?:as|like|to be|you are|"
         r"if you were)\W+(?:an?|the)?\W*(?:[\w-]+\W+){0,2}?"
         r"(?:ai|assistant|chatbot|language model|copywriter|marketer|spokes\w+|ambassador|advertiser)\b(?! (?:director|"
+        r""
         r"professor|coach|manager))"
         r"|\b(?:developer|dan|god|debug|admin|sudo|unrestricted) mode (?:is )?(?:on|enabled|activated|now)\b|"
         r"\bdo anything now\b",
@@ -126,10 +134,13 @@ _HOSTILE: tuple[_Sign, ...] = (
         _PROMPT,
         "prompt|instruction|above|message",
         r"\bsystem (?:prompt|message)s?\b|\b(?:repeat|reveal|print|show|leak|output|translate|display|disclose|recite|"
+        r""
         r"write out|copy|encode|state|quote|"
         r"what (?:is|was|are|were))\W+(?:[\w']+\W+){0,4}?(?:(?:your|above|previous|initial|hidden|original|entire|full|"
+        r""
         r"system)\W+(?:[\w']+\W+){0,2}?"
         r"(?:prompt|instructions?|message|guidelines)|(?:prompt|instructions|words|text|messages?|everything) (?:above|"
+        r""
         r"before this|verbatim))\b",
     ),
     _sign(
@@ -142,6 +153,7 @@ _HOSTILE: tuple[_Sign, ...] = (
         rf"|{_START}(?:add|include|insert|append|mention|embed|put|name|call|write|create|generate|output|"
         rf"fill)\W+(?:[\w'-]+\W+){{0,7}}?"
         r"(?:(?:every|each|all|your|first|one|only|new) (?:\w+ )?(?:personas?|summar(?:y|ies)|descriptions?|rationales?|"
+        r""
         r"polarit(?:y|ies)|outputs?|answers?|responses?)|"
         r"(?:persona|polarity|summary|description|json) (?:field|slot|name|called|named|as|to|must|=))\b"
         r"|\b(?:personas?|summary|summaries|output|polarity) (?:must|shall|has to|have to|should always|is to be|"
@@ -160,6 +172,7 @@ _HOSTILE: tuple[_Sign, ...] = (
         r"instructions?\b)|={3,}\s*(?:user|system|assistant|end)\b|#{2,}\s*(?:instruction|system|response|user|"
         r"assistant|human|end|new|task|input)\w*|\{\{.{0,80}\}\}|\{%|\bbegin (?:system|prompt|instructions?|admin)\b"
         r"|(?:^|\n|[.!?]\s+|\W{2,})(?:system|assistant|developer|admin)\s*(?:prompt|message|override|note|instructions?|"
+        r""
         r"update|command)\s*[:>\]|]"
         r"|(?:^|\n)\s*[*_]{0,2}(?:assistant|system|developer|user)[*_]{0,2}\s*:\s*\S",
     ),
@@ -173,7 +186,8 @@ _HOSTILE: tuple[_Sign, ...] = (
     _sign(
         _CODE,
         "<|script:|onerror|onload|${|;--|drop table",
-        r"<\s*/?\s*(?:script|iframe|object|embed|svg|style|form|input|meta|base|link)\b|\b(?:javascript|vbscript)\s*:|"
+        r"<\s*/?\s*(?:script|iframe|object|embed|svg|style|form|input|meta|base|link)\b|<!--|\b(?:javascript|"
+        r"vbscript)\s*:|"
         r"\bon(?:error|load|click|mouseover)\s*=|"
         r"\bdrop table\b|\$\{[^}]*\}",
     ),
@@ -181,6 +195,7 @@ _HOSTILE: tuple[_Sign, ...] = (
         "it carries encoded text",
         "\\x|\\u00|&#|%|base64|rot13|vafgehpgvba|cebzcg|tcurtsni|tpmorp",
         r"(?:\\x[0-9a-f]{2}){4}|(?:\\u00[0-9a-f]{2}){4}|(?:&#x?[0-9a-f]{2,4};?\s?){4}|(?:%[0-9a-f]{2}){5}|\bbase-?64\b|"
+        r""
         r"\brot-?13\b|vafgehpgvba|cebzcg|"
         r"\w*noitcurtsni|\btpmorp",
     ),
@@ -215,7 +230,67 @@ _HOSTILE: tuple[_Sign, ...] = (
     ),
 )  # fmt: skip
 
+# What a pipeline makes of reviews, and what it is told; whoever writes of a book has other things to speak of.
+_MADE = r"(?:personas?|profiles?|summar(?:y|ies)|outputs?|labels?|answers?|responses?|recommendations?|rankings?)"
+_DO = (
+    r"(?:add|mention|include|contain|describe|promote|write|say|begin|start|end|carry|state|name|call|label|insert|"
+    r"append|"
+    r"produce|generate|generating|create|creating|writing|recommend|prefer)"
+)
 _SUSPICIOUS: tuple[_Sign, ...] = (
+    _sign(
+        _ANSWER,
+        "persona|profile|summar|output|label|answer|response|recommendation|ranking",
+        rf"\b(?:must|should|shall|has to|have to|need to|essential|important|please|kindly|"
+        rf"required)\b[^.!?]{{0,60}}\b{_DO}s?\b[^.!?]{{0,60}}\b{_MADE}\b"
+        rf"|\b{_MADE}\b[^.!?]{{0,30}}\b(?:must|should|shall|has to|have to|needs? to|is to|"
+        rf"are to)\b[^.!?]{{0,20}}\b{_DO}s?\b"
+        rf"|\b(?:essential|important|required|imperative)\W+(?:that\W+)?(?:the|every|each|all|"
+        rf"your)\W+{_MADE}\W+{_DO}s?\b"
+        rf"|\b(?:when|while|before|whenever) (?:you )?(?:are )?(?:generat|writ|creat|mak|summari[sz]|"
+        rf"produc)\w+\W+(?:\w+\W+){{0,3}}?(?:{_MADE}|reviews?|titles?)\b"
+        r"|\bwho(?:ever)? summari[sz]es?\b|\ball (?:personas|profiles|summaries|outputs|answers)\b|\bthe (?:correct|"
+        r"right|only|expected) (?:output|answer|label)\b"
+        r"[^.!?]{0,40}\b(?:is|:)|\b(?:your|the) next (?:message|output|answer|response)\b|\bin (?:every|all|"
+        r"each) (?:outputs?|answers?|responses?|summar\w+)\b",
+    ),
+    _sign(
+        _SET_ASIDE,
+        "told|task|above|testing|developer|administrator|admin|override|context|configuration|other review",
+        r"\b(?:put|set|leave|lay|throw)\W+(?:\w+\W+){0,2}?aside\b[^.!?]{0,40}\b(?:told|instructed|given)\b|\b(?:new|"
+        r"next|real|actual|only) task\b\s*(?:[:=]|is)|"
+        r"\byour (?:new |real |actual |only )?task\b|\btask has changed\b|\bmessage from (?:the )?(?:admin\w*|"
+        r"developers?|system|platform|owners?|operators?)\b|"
+        r"\bI(?:'m| am) (?:the|a|your) (?:developer|administrator|admin|operator|engineer)\b|\bfor testing purposes\b|"
+        r"\b(?:text|words?|everything|all|lines?|content)"
+        r" above\b[^.!?]{0,30}\b(?:use|write|say|instead)\b|\buse the text above\b|\byour (?:configuration|"
+        r"initial context|context window)\b|\binitial context\b|"
+        r"\bwhat the other reviewers?\b[^.!?]{0,20}\b(?:wrote|said|say)\b[^.!?]{0,10}\b(?:and|"
+        r"but)\b[^.!?]{0,4}\b(?:describe|write|say|mention)\b",
+    ),
+    _sign(
+        _ANSWER,
+        "describe|label|pretend|translate|promote|print|output|write |magic word|repeat it|rate ",
+        r"^\W*(?:kindly|please|just|now|then|so)?\W*(?:describe|label|translate|promote|print|output) (?:this|it|the|"
+        r"all|every|each|your|them|(?-i:[A-Z]))\b"
+        r"|^\W*(?:kindly |please )?pretend\W+(?:that\W+)?(?:this|the|it|you)\b|\bpretend (?:that )?(?:the|"
+        r"this) review\b|^\W*(?:kindly |please |now )?write (?:a|an|about|that|how|only)\b|"
+        r"\bmagic word|\brepeat it in\b|^\W*rate (?:every|all|any|the) (?:other )|\b(?:please )?print (?:your|out|"
+        r"the)\b",
+    ),
+    _sign(
+        _SET_ASIDE,
+        "vergiss|vergess|olvid|oubli|compte|забуд|忘|只推荐|talimat|"
+        "التعليمات|الأوامر|지시|지침|निर्देश|instrukcj|anterior|hướng dẫn",
+        r"\bverg(?:iss|esst)\w*\W+(?:alles|das|was)\b|\bolvid\w+\W+(?:todo|lo anterior|lo de arriba|cuanto)\b|"
+        r"\boubli\w+\W+(?:tout|ce qui)\b[^.!?]{0,20}\b(?:précède|dessus|avant|dit)|"
+        r"\bne (?:tiens|tenez) (?:pas|aucun) compte\b|забудь\w*\W+(?:вс[её]|обо вс[её]м)[^.!?]{0,12}(?:выше|сказан|"
+        r"раньше)|忘(?:记|掉)(?:上面|以上|之前|前面)|只推荐|"
+        r"talimat\w*[^.!?]{0,30}(?:yok say|unut|görmezden)|(?:تجاهل|انس)[^.!?]{0,30}(?:التعليمات|الأوامر)|(?:지시|"
+        r"지침)[^.!?]{0,12}(?:무시|잊)|निर्देश[^.!?]{0,20}(?:अनदेखा|भूल)|"
+        r"(?:zignoruj|zapomnij|pomiń)\w*[^.!?]{0,30}instrukcj\w*|dimentica\w*\W+(?:tutto|quanto|ciò)|"
+        r"bỏ qua[^.!?]{0,30}hướng dẫn",
+    ),
     _sign(
         _SET_ASIDE,
         "ignor|disregard|forget|overrid|bypass",
@@ -235,6 +310,7 @@ _SUSPICIOUS: tuple[_Sign, ...] = (
         r"answer|print|generate|mention|describe|ignore|promote|name|include)\b|\byou (?:should|will|have to|"
         r"need to)\W+(?:(?:now |always |only |never )+(?:say|write|"
         r"mention|describe|recommend|include|answer|name)|praise|output|rank|print|generate|promote|respond|say that)\b|"
+        r""
         r"(?:^|[.!?,;:]\s*)(?:always|please) (?:say|praise|"
         r"output|recommend|rank|respond|reply|promote|mention|include|list|place)\b",
     ),
@@ -258,7 +334,8 @@ _SUSPICIOUS: tuple[_Sign, ...] = (
 # Two words written as one; not McCarthy, DeNiro, D'Addario.
 _COINED = r"(?!Mc|Mac[A-Z]|D[ei][A-Z]|L[ea][A-Z]|Van[A-Z]|Fitz|O')(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+)"
 _SHOP = (
-    r"(?:online )?(?:shop|store|site|website|web ?shop|seller|retailer|dealer|supplier|vendor|outlet|marketplace|deals?|"
+    r"(?:online )?(?:shop|store|site|website|web ?shop|seller|retailer|dealer|supplier|vendor|outlet|marketplace|"
+    r"deals?|"
     r"app|brand|company|provider|service)"
 )
 _CAPITAL = r"(?:[A-Z][\w'’&-]+(?: [A-Z][\w'’&-]+)?)"
@@ -269,21 +346,29 @@ _ADVERTISING = [
         tuple("code|now|today|here|offer|sponsored|yours|visit |follow |dm |message |contact |%|guarantee|free ".split("|")),
         re.compile(
             r"(?i:\b(?:use|with|enter|apply|mention) (?:the |my |our |promo |discount |coupon |voucher )*code\b|\b(?:promo|"
+            r""
             r"discount|coupon|"
             r"voucher) codes?\b|(?:^|[.!?,;:]\s*|\band )(?:buy|order|shop|call|click|subscribe|sign up|register|"
             r"join) (?:now|today|here)\b|"
             r"\blimited[- ]time offer|\bsponsored by\b|\bget yours (?:now|today|at|from|here)\b|\bvisit (?:us|(?:our|"
             r"my) (?:shop|store|site|website|"
             r"page|channel|profile))\b|\bfollow (?:me|us) (?:on|at|for)\b|\b(?:dm|message|contact) (?:me|us) (?:for|to|at|"
+            r""
             r"on)\b|"
             r"\b\d{1,2} ?% (?:off|discount)\b|\bfree (?:gift|sample|trial|voucher)s?\b.{0,30}\b(?:at|from|with|when)\b|"
-            r"\bmoney[- ]back guarantee)"
+            r""
+            r"\bmoney[- ]back guarantee|"
+            r"\b(?:find|follow|add|message) (?:me|us)\b[^.!?]{0,30}\b(?:on|at|under|via) (?:insta\w*|facebook|fb|twitter|"
+            r"tiktok|telegram|youtube|whatsapp)\b)"
         ),
     ),
     (
-        ("buy", "order", "purchase"),
+        ("buy", "order", "purchase", "got ", "bought"),
         re.compile(
+            rf"\b(?:[Gg]ot|[Bb]ought|[Oo]rdered|[Pp]urchased) (?:mine|it|this|them|these|my \w+|our \w+) (?:at|from|on|"
+            rf"via) (?:{_COINED}|{_CAPITAL})\b|"
             rf"\b(?:[Bb]uy|BUY|[Oo]rder|[Pp]urchase)\b[^.!?]{{0,50}}\b(?:at|from|on|via|with|AT|FROM) (?:the )?(?:{_COINED}|"
+            rf""
             rf"{_CAPITAL})[ ,]{{0,2}}"
             r"(?i:$|[.!]|instead|now|today|for (?:the )?(?:best|less|cheap)|because|and save|the best|where|only)"
         ),
@@ -292,10 +377,14 @@ _ADVERTISING = [
         tuple("shop|store|site|seller|retailer|dealer|supplier|vendor|outlet|market|deal|app|brand|company|provider|service".split("|")),
         re.compile(
             rf"\b{_CAPITAL},? (?i:(?:is|are|remains|has|the|offers|sells|gives) (?:(?:simply|really|by far|still|always|"
+            rf""
             rf"truly|you|just) )*(?:the |my )?"
             rf"(?:best|greatest|finest|only|number one|no\. ?1|#1|leading|cheapest|lowest|most trusted|"
             rf"top) (?:\w+ )?{_SHOP}\b)"
+            rf"|\b(?i:best|greatest|favou?rite|cheapest|trusted) (?i:(?:online )?(?:shop|store|seller|web ?site|dealer|"
+            rf"retailer)),? (?:is |called |named )?{_CAPITAL}"
             rf"|\b(?i:best|greatest|favou?rite|most trusted|number one|cheapest) (?i:{_SHOP})\b[^.!?]{{0,30}}\b(?i:is|are|:|"
+            rf""
             rf"called|named) {_COINED}"
         ),
     ),
@@ -303,6 +392,7 @@ _ADVERTISING = [
         (),
         re.compile(
             rf"\b{_COINED}\b[^.!?]{{0,30}}\b(?i:is|are|has|beats?|sells?|makes?|offers?|delivers?)\b[^.!?]{{0,40}}\b(?i:best|"
+            rf""
             rf"greatest|everything|everyone|"
             r"everybody|number one|#1|cheapest|the only|prices?|than (?:any|every|all)|love[sd]?)\b"
             rf"|\b(?i:visit|choose|trust|try|go to|head to|check out|shop at|switch to|thanks to|love|"
@@ -356,6 +446,17 @@ def foreign_names(text: str, material: str) -> list[str]:
     return [name for name in _NAME.findall(_plain(text)) if not known.issuperset(re.findall(r"\w+", name.lower()))]
 
 
+def lone_names(texts: Sequence[str], known: str) -> set[str]:
+    """Names, lower-cased, that one single text of these has and `known` (title, summary) does not.
+
+    What rules cannot tell, other reviewers can: a sentence with such a name may be an invented brand's, so it should be
+    shown only where an item has nothing else to show. Costs honest reviewers the characters that only they mention.
+    """
+    said = Counter(name for text in texts for name in {name.lower() for name in _NAME.findall(_plain(text))})
+    familiar = set(re.findall(r"\w+", _plain(known).lower()))
+    return {name for name, count in said.items() if count == 1 and not familiar.issuperset(re.findall(r"\w+", name))}
+
+
 def _first(signs: tuple[_Sign, ...], text: str) -> str | None:
     lowered = text.lower()
     for reason, pieces, pattern in signs:
@@ -382,6 +483,8 @@ def _readings(text: str) -> Iterator[str]:
         yield _LEET_WORD.sub(lambda match: match.group().translate(_DIGITS_FOR_LETTERS), plain)
     if _SPACED_OUT.search(plain):
         yield from _joined(plain)
+    if len(_BROKEN.findall(plain)) >= 2:
+        yield _BROKEN.sub("", plain)
 
 
 def _joined(text: str) -> Iterator[str]:

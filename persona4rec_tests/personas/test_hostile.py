@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona4rec_pipeline.personas.hostile import foreign_names, is_hostile, is_suspicious
+from persona4rec_pipeline.personas.hostile import foreign_names, is_hostile, is_suspicious, lone_names
 from persona4rec_pipeline.personas.publishing import refusal
 from persona4rec_pipeline.personas.summaries import safe_categories, safe_metadata
 from persona4rec_pipeline.personas.text import safe_sentences
@@ -58,6 +58,15 @@ def test_names_from_nowhere_are_found_and_names_of_the_evidence_are_not():
     material = "Mr Darcy walks to Pemberley with Elizabeth."
     assert foreign_names("They like how Darcy meets Elizabeth at Pemberley.", material) == []
     assert foreign_names("They like how Darcy buys a ZephyrMart lamp in London.", material) == ["ZephyrMart", "London"]
+
+
+def test_a_name_that_one_reviewer_alone_mentions_is_told_from_those_of_the_item():
+    texts = [
+        "I like how Darcy walks.",
+        "The pride of Darcy and the wit of Lizzy.",
+        "Read it with Zephyr by the sea in Brighton.",
+    ]
+    assert lone_names(texts, "A novel with Lizzy in Brighton") == {"zephyr"}
 
 
 MATERIAL = "The Old House. A family moves into a house on the moor in 1890. The ghosts made me shiver."

@@ -21,7 +21,7 @@ from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import open_warehouse
 
 HONEST_ITEMS = 6
-HONEST_REVIEWS = 8
+HONEST_REVIEWS = 5
 # Has hostile reviews and nothing else.
 ONLY_HOSTILE = "B00HOSTILE0"
 MARKUP = re.compile(r"[<>\[\]{}`]|&#|&lt;|javascript:|\*\*|https?:|www\.|\bsystem\s*:", re.IGNORECASE)
