@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from persona4rec_pipeline import __version__
@@ -79,6 +79,11 @@ def main() -> None:
             "What was finished is kept: make room and run again."
         )
         _fail(OSError(message))
+
+
+def escape(text: str) -> str:
+    """Strangers' text for the terminal: nothing in it is markup of Rich, or moves the cursor, or sets a colour or a title."""
+    return escape_markup("".join(c if c in "\n\t" or c.isprintable() else "�" for c in text))
 
 
 @app.command()
@@ -421,6 +426,18 @@ def explain(
     for label, match in matches.items():
         if match is not None:
             _show_persona(label, match)
+
+
+@app.command("export-personas")
+def export_personas(
+    file: Annotated[Path, typer.Argument(help="Where to write to; .csv or .parquet.")],
+    catalog: Annotated[str | None, typer.Option(help="Only this catalogue; default: all.")] = None,
+) -> None:
+    """Write personas with their quotes to a file, for a spreadsheet (no cell of it runs as a formula) or a program."""
+    from persona4rec_pipeline.exports import export_personas as export
+    from persona4rec_pipeline.warehouse import open_warehouse
+
+    out.print(f"{export(open_warehouse(load_settings()), file, catalog):,} personas are in {escape(str(file))}.")
 
 
 @app.command()

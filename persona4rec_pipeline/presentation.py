@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
+# What renderers make a link of without being told to: an address, a host that begins with www, an e-mail address.
+_ADDRESS = re.compile(r"\b[a-z][a-z+]*:/|\bwww\.|\bmailto:|(?<=\w)@(?=\w)", re.IGNORECASE)
 
 
 def markdown_text(value: Any, max_characters: int = 160) -> str:
@@ -20,8 +23,9 @@ def markdown_text(value: Any, max_characters: int = 160) -> str:
     line = " ".join(str("" if value is None else value).split())
     if len(line) > max_characters:
         line = line[: max_characters - 1].rstrip() + "…"
+    line = "".join(character for character in line if unicodedata.category(character) not in ("Cc", "Cf", "Cs"))
     # A bare address would still be made a link by most renderers.
-    line = re.sub(r"(https?|ftp)://", "\\1:\u200b//", line)
+    line = _ADDRESS.sub(lambda found: f"{found.group()[:-1]}\u200b{found.group()[-1]}", line)
     return _MARKDOWN.sub(r"\\\1", line)
 
 
@@ -37,7 +41,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], max_cha
 def bar_chart(labels: Sequence[Any], values: Sequence[float], title: str, y_label: str) -> str:
     """A bar chart as a Markdown image with its PNG inside (about 10 kB)."""
     figure, axes = _figure(title, y_label)
-    axes.bar([str(label) for label in labels], values, color="#4f6d9a")
+    # A dollar sign would open a formula.
+    axes.bar([str(label).replace("$", r"\$") for label in labels], values, color="#4f6d9a")
     return _markdown_image(figure, title)
 
 

@@ -1,15 +1,14 @@
 """Prompt templates, and the cleaning that lets a stranger's text stand in one.
 
 Belongs here: loading and rendering of `*.jinja` templates, `delimit`, and the cutting of texts at sentence ends. Does
-not belong here: the templates themselves (each stage keeps its own beside its code) and the choice between a compact
-and a full one (`LanguageModel.prompt_profile`).
+not belong here: what the cleaning consists of (`cleaning`, `scrub`), the templates themselves (each stage keeps its own
+beside its code) and the choice between a compact and a full one (`LanguageModel.prompt_profile`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -18,26 +17,13 @@ from typing import get_args
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+from persona4rec_pipeline.generation.cleaning import harmless_line
 from persona4rec_pipeline.generation.records import Message, Role
+from persona4rec_pipeline.generation.scrub import scrub
 
 _COMMENT = re.compile(r"\A\s*\{#.*?#\}", re.DOTALL)
 _SECTION = re.compile(r"^===[ \t]*(\S*)[ \t]*$", re.MULTILINE)
 
-# Characters that are drawn as nothing, or change the drawing of others, without being of a control or format category:
-# combining grapheme joiner, Hangul fillers, Khmer inherent vowels, Mongolian and other variation selectors, blank
-# Braille.
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-# Control, format (zero-width, bidirectional, tags), surrogates, private use, unassigned.
-_UNWANTED = {"Cc", "Cf", "Cs", "Co", "Cn"}
-_SPACES = re.compile(r"\s+")
-_HTML_BREAK = re.compile(r"<\s*/?\s*(?:br|p|div|li|ul|ol|i|b|em|strong|span)\s*/?\s*>", re.IGNORECASE)
-# One character for one, so that nothing can reassemble from the pieces of what was removed.
-_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "[": "(", "]": ")", "`": "'", "{": "(", "}": ")"})
-_HEADING = re.compile(r"(?<!\S)#+(?!\S)")
-_RUN = re.compile(r'([#=~_|*-]|"|\')\1{2,}')
-_DOUBLE_HASH = re.compile(r"##+")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|$)|[。！？]")
 
 
@@ -106,16 +92,16 @@ def delimit(text: str, max_characters: int) -> str:
     turns every run of white space into one space, so no line of its own can be opened; drops plain HTML formatting
     tags; replaces `< > [ ] { }` and backticks by harmless lookalikes, which takes the force from tags, from chat tokens
     (`<|im_start|>`, `[INST]`, `<s>`), from code fences and from our own `<<<` and `>>>`; removes heading marks (`###`)
-    and shortens rules and triple quotes; cuts at the end of a sentence where one ends in the second half, otherwise at
-    a word. Applying it twice changes nothing. It cannot stop a text from asking for things in plain words; prompts
-    must say that what stands between the delimiters is data.
+    and shortens rules and triple quotes; replaces personal data by placeholders (`scrub`); cuts at the end of a sentence
+    where one ends in the second half, otherwise at a word. Applying it twice changes nothing. It cannot stop a text from
+    asking for things in plain words; prompts must say that what stands between the delimiters is data.
 
     Raises ValueError when `max_characters` is below 1.
     """
     if max_characters < 1:
         raise ValueError(f"max_characters must be at least 1, not {max_characters}.")
     # Removing one thing can bring together another (two halves of a rule, a letter and its accent), so: to the end.
-    while (cleaned := cut_at_sentence(_clean(text), max_characters)) != text:
+    while (cleaned := cut_at_sentence(scrub(harmless_line(text)), max_characters)) != text:
         text = cleaned
     return text
 
@@ -133,13 +119,3 @@ def cut_at_sentence(text: str, max_characters: int) -> str:
         return window[: ends[-1]].rstrip()
     space = max(window.rfind(" "), window.rfind("\n"))
     return window[: space if space >= max_characters / 2 else max_characters].rstrip()
-
-
-def _clean(text: str) -> str:
-    # White space first: line breaks and tabs are control characters too, and would glue words together.
-    text = _INVISIBLE.sub("", _SPACES.sub(" ", text))
-    text = "".join(character for character in text if unicodedata.category(character) not in _UNWANTED)
-    text = unicodedata.normalize("NFC", text)
-    text = _HTML_BREAK.sub(" ", text).translate(_LOOKALIKES)
-    text = _DOUBLE_HASH.sub("#", _RUN.sub(r"\1", text))
-    return _SPACES.sub(" ", _HEADING.sub("", text)).strip()

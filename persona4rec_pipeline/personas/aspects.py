@@ -15,9 +15,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from persona4rec_pipeline.generation import InvalidAnswer, Message, PromptTemplate, Request, delimit
+from persona4rec_pipeline.generation.scrub import publishable
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.stated import what_is_stated
-from persona4rec_pipeline.personas.text import Piece, clauses, content_words, is_safe, is_usable, sentences, words
+from persona4rec_pipeline.personas.text import (
+    Piece,
+    clauses,
+    content_words,
+    is_safe,
+    is_usable,
+    safe_sentences,
+    sentences,
+    words,
+)
 
 SLOTS = ("category_preference", "purchase_purpose", "quality_criteria", "usage_context")
 PROMPTS = "persona4rec_pipeline.personas.prompts"
@@ -101,7 +111,7 @@ def extract_aspects(text: str, domain: Domain) -> Aspects:
 
     Deterministic. Values are clauses of the review as written, so every slot carries an exact span.
     """
-    safe = [sentence for sentence in sentences(text) if is_safe(sentence.text, domain)]
+    safe = safe_sentences(text, domain)
     pieces = [piece for sentence in safe for piece in clauses(text, sentence)]
     taken: set[int] = set()
     slots: dict[str, Slot | None] = dict.fromkeys(SLOTS)
@@ -129,7 +139,7 @@ def aspects_request(
     subject: str, title: str, text: str, domain: Domain, profile: str, template: PromptTemplate
 ) -> Request | None:
     """The prompt for one review, or None when no sentence of it says anything (a model would only make something up)."""
-    safe = [s.text for s in sentences(text) if is_safe(s.text, domain)]
+    safe = [sentence.text for sentence in safe_sentences(text, domain)]
     if not any(is_usable(sentence, domain) or tells_circumstance(sentence) for sentence in safe):
         return None
     shown = " ".join(safe)
@@ -183,12 +193,13 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
     Of two slots resting on the same words the first keeps them, because a small model likes to repeat itself. Slots that
     are left are filled by rules, from clauses that no other slot uses; with nothing of the model's left, all of them are.
     """
-    pieces = [piece for s in sentences(text) if is_safe(s.text, domain) for piece in [s, *clauses(text, s)]]
+    pieces = [piece for s in safe_sentences(text, domain) for piece in [s, *clauses(text, s)]]
     slots: dict[str, Slot | None] = dict.fromkeys(SLOTS)
     by_rules = extract_aspects(text, domain).slots
     for name in SLOTS:
         value = values.get(name)
-        if value is None:
+        # The words of a value stand in the review, but not always in this order.
+        if value is None or not is_safe(value, domain):
             continue
         wanted = set(content_words(value)) or set(words(value))
         best: tuple[float, int, Piece] | None = None
@@ -197,7 +208,7 @@ def ground_aspects(values: Mapping[str, str | None], text: str, domain: Domain) 
             if share >= MIN_GROUNDED_SHARE and (best is None or (share, -len(piece.text)) > best[:2]):
                 best = (share, -len(piece.text), piece)
         if best is not None and not _overlaps(best[2], slots):
-            slots[name] = Slot(value, best[2].start, best[2].end)
+            slots[name] = Slot(publishable(value), best[2].start, best[2].end)
     source: Literal["llm", "extractive"] = "llm" if any(slots.values()) else "extractive"
     for name, slot in by_rules.items():
         if slots[name] is None and slot is not None and not _overlaps(slot, slots):
@@ -221,7 +232,7 @@ def _choices(shown: str, domain: Domain) -> list[str]:
 
 
 def _slot(piece: Piece) -> Slot:
-    value = piece.text.strip(" \"'“”.,;:!?-")
+    value = publishable(piece.text).strip(" \"'“”.,;:!?-")
     if len(value) > MAX_SLOT_CHARACTERS:
         value = value[:MAX_SLOT_CHARACTERS].rsplit(" ", 1)[0]
     return Slot(value, piece.start, piece.end)

@@ -32,6 +32,7 @@ from persona4rec_pipeline.personas.aspects import (
 from persona4rec_pipeline.personas.construct import ItemEvidence, Persona, Templates, construct_personas
 from persona4rec_pipeline.personas.domains import Domain, domain_fingerprint
 from persona4rec_pipeline.personas.grouping import TrainReview
+from persona4rec_pipeline.personas.summaries import safe_categories
 from persona4rec_pipeline.personas.tastes import Tastes
 from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.settings import Settings
@@ -289,7 +290,7 @@ def _items(warehouse: Database, catalog: str, version: str) -> Iterator[tuple[It
                 item_id,
                 title,
                 summary,
-                tuple(categories or ()),
+                safe_categories(categories or ()),
                 tuple(reviews_of[item_id]),
                 tuple(tuples_of[item_id]),
             )

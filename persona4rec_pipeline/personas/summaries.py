@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from persona4rec_pipeline.generation import PromptTemplate, Request, delimit
+from persona4rec_pipeline.generation.cleaning import without_markup
+from persona4rec_pipeline.generation.scrub import publishable
 from persona4rec_pipeline.personas.domains import Domain
+from persona4rec_pipeline.personas.hostile import is_hostile, is_suspicious
 from persona4rec_pipeline.personas.text import (
     content_words,
     is_usable,
     phrases,
     repeats_itself,
+    safe_sentences,
     sentences,
     shares_words,
     tidy,
@@ -46,6 +50,12 @@ class ItemFacts:
     attributes: str | None  # JSON object as text
     review_sentences: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Metadata comes from strangers too (a marketplace's sellers): what could not be published is as good as absent."""
+        object.__setattr__(self, "title", safe_metadata(self.title))
+        object.__setattr__(self, "description", safe_metadata(self.description))
+        object.__setattr__(self, "categories", safe_categories(self.categories))
+
     @property
     def has_metadata(self) -> bool:
         return bool(self.title or self.description)
@@ -58,6 +68,22 @@ class ItemSummary:
     title: str
     summary: str
     source: Literal["llm", "extractive"]
+
+
+def safe_metadata(text: str | None) -> str | None:
+    """A title or description as it may be shown: scrubbed, without markup, without the sentences that give orders or
+    advertise; None where nothing is left, or where the whole was written for a machine."""
+    # Sellers write HTML in good faith; it is taken out, and what is left is judged.
+    if not text or is_hostile(without_markup(text)):
+        return None
+    cleaned = publishable(text)
+    kept = [piece.text for piece in sentences(cleaned) if not is_suspicious(piece.text)]
+    return (cleaned if len(kept) == len(sentences(cleaned)) else " ".join(kept)) or None
+
+
+def safe_categories(categories: Sequence[str]) -> tuple[str, ...]:
+    """The categories that may be shown; one with personal data, markup or an order in it is left out whole."""
+    return tuple(text for text in categories if publishable(text) == " ".join(text.split()) and not is_suspicious(text))
 
 
 def item_title(facts: ItemFacts, domain: Domain) -> str:
@@ -85,8 +111,8 @@ def known_facts(facts: ItemFacts, max_characters: int) -> str:
     if facts.attributes:
         named = {key: value for key, value in json.loads(facts.attributes).items() if isinstance(value, str)}
         for key in ("author", "Author", "director", "brand", "store", "city"):
-            if named.get(key):
-                parts.append(f"{key.capitalize()}: {named[key]}.")
+            if named.get(key) and (name := safe_metadata(named[key])):
+                parts.append(f"{key.capitalize()}: {name}.")
                 break
     if not facts.has_metadata or not parts:
         parts += [tidy(text, 200) for text in facts.review_sentences[:6]]
@@ -151,6 +177,8 @@ def check_summary(material: str, title: str, answer: Any, domain: Domain) -> tup
     said = sentences(tidy(answer, 2000))
     complete = [piece.text for piece in said if piece.text[-1:] in ".!?"]
     text = tidy(" ".join(complete[:3]), MAX_SUMMARY_CHARACTERS)
+    if publishable(text) != text or is_hostile(text):
+        return None, "the summary carries markup, a link, an address or an instruction"
     if len(words(text)) < 6:
         return None, "the summary has no complete sentence"
     if not all(is_usable(sentence, domain) or len(words(sentence)) < 6 for sentence in complete[:3]):
@@ -169,7 +197,7 @@ def check_summary(material: str, title: str, answer: Any, domain: Domain) -> tup
 
 def usable_sentences(texts: Sequence[str], domain: Domain, most: int) -> tuple[str, ...]:
     """Up to `most` usable sentences of the given reviews, taken in turn so that every review keeps a voice."""
-    split = [[s.text for s in sentences(text) if is_usable(s.text, domain)] for text in texts]
+    split = [[s.text for s in safe_sentences(text, domain) if is_usable(s.text, domain)] for text in texts]
     chosen: list[str] = []
     for turn in range(max(map(len, split), default=0)):
         for pieces in split:

@@ -1,7 +1,8 @@
 """Small text tools with exact positions: sentences, clauses, words. No model, no language model, no I/O.
 
 Belongs here: splitting and judging pieces of review text. Does not belong here: making text safe for a prompt
-(`generation.delimit`) and what the pieces mean (aspects, grouping).
+(`generation.delimit`), telling texts written for a
+machine (`hostile.py`), and what the pieces mean (aspects, grouping).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from persona4rec_pipeline.generation.scrub import find_personal_data
 from persona4rec_pipeline.personas.domains import Domain
+from persona4rec_pipeline.personas.hostile import is_hostile, is_suspicious
 
 # Function words and the words that every review uses, whatever it is about.
 STOP_WORDS = frozenset(
@@ -66,13 +69,8 @@ _NEGATIONS = frozenset(
     """.split()
 )
 
-# What has no place in a quote or an evidence sentence: contact data, links, and text that addresses a language model.
-_UNUSABLE = re.compile(
-    r"https?://|www\.|\S+@\S+\.\w|(?:\+?\d[\d\s().-]{7,}\d)|\b(?:ignore|disregard|forget)\b[^.!?]{0,40}\b(?:instruction|prompt|"
-    r"previous|above|rules)|system prompt|as an ai\b|language model|you (?:must|should) (?:now )?(?:say|write|praise|output|"
-    r"recommend|rank)|<\|?\w+\|?>|\[/?inst\]",
-    re.IGNORECASE,
-)
+# Longer ones are no sentences.
+MAX_SENTENCE_CHARACTERS = 600
 _ABBREVIATIONS = frozenset(
     """
     mr mrs ms dr st vs etc e.g i.e jr sr prof no vol ch pp fig
@@ -136,10 +134,18 @@ def content_words(text: str, domain: Domain | None = None) -> list[str]:
 
 
 def is_safe(sentence: str, domain: Domain) -> bool:
-    """Whether a sentence is about the item and speaks to people: no contact data, no links, nothing about the shop."""
-    if _UNUSABLE.search(sentence) or len(sentence) > 600:
+    """Whether a sentence is about the item and speaks to people: no personal data, no links, nothing about the shop, no
+    order to whoever reads it."""
+    if len(sentence) > MAX_SENTENCE_CHARACTERS or find_personal_data(sentence) or is_suspicious(sentence):
         return False
     return not domain.off_topic_words.intersection(words(sentence))
+
+
+def safe_sentences(text: str, domain: Domain) -> list[Piece]:
+    """The safe sentences of one review; none at all of a review that was written for a machine (`hostile.py`)."""
+    if is_hostile(text):
+        return []
+    return [sentence for sentence in sentences(text) if is_safe(sentence.text, domain)]
 
 
 def is_usable(sentence: str, domain: Domain) -> bool:

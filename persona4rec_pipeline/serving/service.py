@@ -34,6 +34,17 @@ MAX_ID_CHARACTERS = 1_000
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 
+class EscapedJson(JSONResponse):
+    """JSON in which no text can end a script or open a tag, wherever a caller pastes it: < > & are written as \\u003c..."""
+
+    def render(self, content: Any) -> bytes:
+        body = super().render(content)
+        # These stand only inside strings; JSON itself has no use for them.
+        for character in (b"<", b">", b"&"):
+            body = body.replace(character, b"\\u%04x" % ord(character))
+        return body.replace("\u2028".encode(), rb"\u2028").replace("\u2029".encode(), rb"\u2029")
+
+
 class CatalogItem(BaseModel):
     """An item named with its catalogue."""
 
@@ -59,7 +70,10 @@ def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verif
     look_every_s: how often it looks for a newer generation; verify: whether checksums are compared on opening.
     """
     app = FastAPI(
-        title="persona4rec", version=__version__, description="Ranking with reasons, from an index of personas."
+        title="persona4rec",
+        version=__version__,
+        description="Ranking with reasons, from an index of personas.",
+        default_response_class=EscapedJson,
     )
     current = CurrentIndex(Path(index_path), look_every_s, verify)
     app.add_exception_handler(IndexProblem, _index_problem)
@@ -117,7 +131,7 @@ def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verif
 
 def _problem(status: int, detail: str, **more: Any) -> JSONResponse:
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+    return EscapedJson(body, status_code=status, media_type="application/problem+json")
 
 
 def _index_problem(request: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -42,6 +43,18 @@ def test_a_user_gets_recommendations_with_their_reason(client):
     assert [item["item_id"] for item in answer["recommendations"]] == ["dune", "emma"]
     assert answer["recommendations"][0]["why"] == "Likes dune for reason 1."
     assert answer["recommendations"][0]["quotes"] == ["Quote 1 of dune."]
+
+
+def test_nothing_in_an_answer_can_open_a_tag_and_the_text_arrives_as_it_was(client):
+    user = "</script><script>alert('&')</script>\u2028"
+    for response in (
+        client.get(f"/v1/users/{quote(user, safe='')}/recommendations"),
+        client.post("/v1/rerank", json={"user_id": user, "candidates": [user]}),
+    ):
+        assert response.headers["content-type"] == "application/json"
+        assert not set("<>&\u2028") & set(response.text) and response.json()["user_id"] == user
+    unknown = client.get(f"/v1/items/{quote(user, safe='')}/personas")
+    assert is_problem(unknown, 404) and "<" not in unknown.text
 
 
 def test_an_unknown_user_gets_an_answer_that_states_the_fallback(client):
