@@ -26,8 +26,9 @@ LETTERS = string.ascii_uppercase
 # What an option is taken to have where the engine told no probability of it: less than any model tells, but no
 # certainty, as one zero would otherwise decide the mean of the orders.
 LOWEST_PROBABILITY = 1e-6
-# Tokens of a prompt that are not a stranger's text: instructions, chat template, delimiters and letters.
-RESERVED_TOKENS = {"compact": 200, "full": 320}
+# Tokens of a prompt that are not a stranger's text: instructions and chat template; and a line's delimiters and letter.
+RESERVED_TOKENS = {"compact": 150, "full": 250}
+LINE_TOKENS = 12
 # How the other tokens are shared: the target's title and summary, all options, the whole history.
 SHARES = {"target": 0.15, "options": 0.45, "history": 0.4}
 # Longest texts in characters: an option, and of an earlier interaction its title, its summary and what was said of it.
@@ -212,7 +213,7 @@ def _request(
     room = max(model.settings.generation.context_length - RESERVED_TOKENS[profile], 1)
 
     def share(part: str, texts: int) -> int:
-        return max(int(room * SHARES[part] / texts), 1)
+        return max(int(room * SHARES[part] / texts) - LINE_TOKENS, 1)
 
     # The options' limit depends on the item alone: a shared start must not end because a history is longer.
     of_option = share("options", len(order))
