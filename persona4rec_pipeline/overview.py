@@ -31,7 +31,7 @@ USUAL_TOKENS = {
     "review_aspects": {"compact": (180, 25), "full": (700, 90)},
     "item_summaries": {"compact": (420, 110), "full": (500, 90)},
     "personas": {"compact": (170, 2), "full": (2600, 700)},
-    "alignment_pairs": {"compact": (750, 1), "full": (1100, 1)},
+    "alignment_pairs": {"compact": (500, 1), "full": (900, 1)},
 }
 # Tokens per second, prompts and answers together, of the packaged model on two cores.
 USUAL_TOKENS_PER_SECOND = 1000.0
