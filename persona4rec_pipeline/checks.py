@@ -215,7 +215,7 @@ def pairs_come_from_train_interactions(
                 unnest(list_append(history_review_ids, review_id)) AS review_id FROM alignment_pairs
         ) LEFT JOIN splits USING (review_id)
         LEFT JOIN (SELECT review_id, user_id AS writer, reviewed_at FROM reviews) USING (review_id)
-        WHERE split IS DISTINCT FROM 'train' OR writer <> user_id OR reviewed_at > chosen_at
+        WHERE split IS DISTINCT FROM 'train' OR writer <> user_id OR (review_id <> pair AND reviewed_at >= chosen_at)
         """,
         {},
         ("pair", "review", "split"),

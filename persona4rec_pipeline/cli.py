@@ -252,6 +252,12 @@ def plan(
         out.print(f"{escape(name)}: its source files must be read before more can be said")
     if not found.steps and not found.unread:
         out.print("Everything is up to date; a run would make nothing.")
+    if "alignment_pairs" in found.steps:
+        limit = effective.alignment.max_pairs_per_user
+        out.print(
+            f"alignment_pairs: {found.choices.explained:,} choices to explain; {found.choices.left_out:,} older ones are left "
+            f"out by alignment.max_pairs_per_user = {limit}"
+        )
     if found.planned:
         table = Table(box=None, pad_edge=False)
         for heading in ("catalogue", "task", "requests", "prompt", "answer", "tokens/s", "about", "cost"):

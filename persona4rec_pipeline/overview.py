@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from persona4rec_pipeline.alignment.assets import pairs_to_ask_for
+from persona4rec_pipeline.alignment.assets import ChoiceCounts, count_choices, pairs_to_ask_for
 from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.index.files import IndexProblem, Manifest, current_generation, read_manifest
@@ -31,7 +31,7 @@ USUAL_TOKENS = {
     "review_aspects": {"compact": (180, 25), "full": (700, 90)},
     "item_summaries": {"compact": (420, 110), "full": (500, 90)},
     "personas": {"compact": (170, 2), "full": (2600, 700)},
-    "alignment_pairs": {"compact": (260, 1), "full": (600, 1)},
+    "alignment_pairs": {"compact": (500, 1), "full": (900, 1)},
 }
 # Tokens per second, prompts and answers together, of the packaged model on two cores.
 USUAL_TOKENS_PER_SECOND = 1000.0
@@ -92,11 +92,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a refresh would do; `unread` names catalogues whose source files must be read before more can be said."""
+    """What a refresh would do; `unread` names catalogues whose source files must be read before more can be said.
+
+    choices: the users' choices that become alignment pairs, and those that the limit per user leaves out.
+    """
 
     steps: dict[str, tuple[str, ...]]
     planned: list[Planned]
     unread: list[str]
+    choices: ChoiceCounts
 
 
 def read_status(settings: Settings) -> Status:
@@ -164,7 +168,8 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
         steps |= _stale(instance, definitions, warehouse, None)
         planned = [] if settings.generation.engine == "extractive" else _requests(settings, instance, warehouse, names)
     unread = [name for name in names if _has_unread(warehouse, name)]
-    return Plan(steps, planned, [*unread, *(name for name in _arriving(settings, warehouse) if name not in known)])
+    unread += [name for name in _arriving(settings, warehouse) if name not in known]
+    return Plan(steps, planned, unread, count_choices(warehouse, settings))
 
 
 def _requests(

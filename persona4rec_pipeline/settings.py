@@ -181,6 +181,21 @@ class AlignmentSettings(Group):
         5, ge=1, description="Most recent positive interactions per user that become pairs."
     )
     max_history: int = Field(5, ge=1, description="Most recent earlier interactions that the judge reads.")
+    option_orders: int = Field(
+        2,
+        ge=1,
+        le=2,
+        description="Orders in which a language model is shown the options: 2 asks twice, the second time reversed, and "
+        "averages, because a model favours a place.",
+    )
+    flat_pairs: Literal["keep", "weigh", "drop"] = Field(
+        "keep",
+        description="Pairs whose judge was unsure. keep: they train as the others do; weigh: they count for 1 less their "
+        "entropy; drop: from `flat_entropy` on they do not train.",
+    )
+    flat_entropy: float = Field(
+        0.9, gt=0, le=1, description="Entropy over its highest value (1 is flat) from which `drop` leaves a pair out."
+    )
 
 
 class EncoderSettings(Group):

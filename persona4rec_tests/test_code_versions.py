@@ -37,6 +37,8 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"personas": {"max_personas": 5}}, {"personas"}),
         ({"personas": {"domain": "movie"}}, {"review_aspects", "item_summaries", "personas"}),
         ({"alignment": {"max_history": 3}}, {"alignment_pairs"}),
+        ({"alignment": {"option_orders": 1}}, {"alignment_pairs"}),
+        ({"alignment": {"flat_pairs": "drop", "flat_entropy": 0.5}}, {"persona_encoder"}),
         ({"encoder": {"learning_rate": 1e-4}}, {"persona_encoder"}),
         ({"evaluation": {"candidates": 50}}, {"candidates"}),
         ({"index": {"keep_generations": 9}, "serving": {"port": 9}, "warehouse": {"threads": 1}}, set()),

@@ -62,6 +62,8 @@ def test_a_plan_counts_requests_tokens_and_cost_and_asks_nothing(settings):
     aspects = by_task["review_aspects"]
     assert aspects.cost == pytest.approx((aspects.prompt_tokens * 2 + aspects.completion_tokens * 8) / 1e6)
     assert "personas[books]" in plan.steps
+    # Two readers of two books each: one choice per reader has an earlier one.
+    assert (plan.choices.explained, plan.choices.left_out) == (2, 0)
     with pytest.raises(ValueError, match="no catalogue 'films'"):
         read_plan(settings, ["films"])
 

@@ -117,7 +117,7 @@ def test_no_held_out_review_reaches_a_table_that_describes_an_item_or_a_user(set
 def test_a_pairs_history_is_earlier_than_the_choice_it_explains(settings):
     later = open_warehouse(settings).rows(
         "SELECT count(*) FROM (SELECT reviewed_at, unnest(history_review_ids) AS review_id FROM alignment_pairs) AS pairs "
-        "JOIN reviews USING (review_id) WHERE reviews.reviewed_at > pairs.reviewed_at"
+        "JOIN reviews USING (review_id) WHERE reviews.reviewed_at >= pairs.reviewed_at"
     )
     assert later == [(0,)]
 

@@ -4,20 +4,22 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 
+from persona4rec_pipeline.alignment.figures import judge_figures
 from persona4rec_pipeline.alignment.judge import (
     Choice,
     Option,
     PastInteraction,
     Verdict,
     judge_by_model,
-    judge_by_similarity,
     judge_requests,
 )
+from persona4rec_pipeline.alignment.similarity import judge_by_similarity, reviews_to_read
 from persona4rec_pipeline.automation import MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate, Request
@@ -28,26 +30,51 @@ from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
 PROMPTS = "persona4rec_pipeline.alignment.prompts"
-LOGIC_VERSION = "1"
+LOGIC_VERSION = "2"
+# Settings that only training reads.
+_NOT_OF_JUDGING = {"flat_pairs", "flat_entropy"}
 
-# Every positive train interaction of a user, with the earlier positive train interactions that explain it.
+# Every positive train interaction of a user, with the earlier positive train interactions that explain it. What has the
+# same time is not earlier, in whatever order it was stored.
 _CHOICES = """
 WITH liked AS (
     SELECT reviews.catalog, reviews.review_id, reviews.user_id, reviews.item_id, reviews.reviewed_at
     FROM reviews JOIN splits USING (catalog, review_id)
     WHERE splits.split = 'train' AND reviews.is_positive
+), past AS (
+    SELECT user_id, array_agg(review_id ORDER BY reviewed_at, review_id) AS review_ids FROM liked GROUP BY user_id
 ), numbered AS (
     SELECT *,
-        lag(reviewed_at) OVER recent IS NOT NULL AS has_earlier,
-        row_number() OVER (PARTITION BY user_id ORDER BY reviewed_at DESC, review_id DESC) AS newest,
-        array_agg(review_id) OVER (recent ROWS BETWEEN $max_history PRECEDING AND 1 PRECEDING) AS history
+        rank() OVER (PARTITION BY user_id ORDER BY reviewed_at) - 1 AS earlier,
+        row_number() OVER (PARTITION BY user_id ORDER BY reviewed_at DESC, review_id DESC) AS newest
     FROM liked
-    WINDOW recent AS (PARTITION BY user_id ORDER BY reviewed_at, review_id)
 )
-SELECT catalog, review_id, user_id, item_id, reviewed_at, list_reverse(history) AS history
-FROM numbered WHERE has_earlier AND newest <= $max_pairs
+SELECT catalog, review_id, user_id, item_id, reviewed_at,
+       list_reverse(review_ids[greatest(earlier - $max_history, 0) + 1 : earlier]) AS history
+FROM numbered JOIN past USING (user_id)
+WHERE earlier > 0 AND newest <= $max_pairs
 ORDER BY catalog, item_id, review_id
 """
+
+# Users, and their choices that have something earlier.
+_COUNTS = """
+WITH numbered AS (
+    SELECT rank() OVER (PARTITION BY reviews.user_id ORDER BY reviews.reviewed_at) - 1 AS earlier,
+        row_number() OVER (PARTITION BY reviews.user_id ORDER BY reviews.reviewed_at DESC, review_id DESC) AS newest
+    FROM reviews JOIN splits USING (catalog, review_id)
+    WHERE splits.split = 'train' AND reviews.is_positive
+)
+SELECT count(*) FILTER (newest <= $max_pairs), count(*) FILTER (newest > $max_pairs) FROM numbered WHERE earlier > 0
+"""
+
+
+@dataclass(frozen=True)
+class ChoiceCounts:
+    """Choices that have an earlier one of the same user: those that are explained, and those that are left out because
+    their user has `alignment.max_pairs_per_user` more recent ones."""
+
+    explained: int
+    left_out: int
 
 
 @dg.asset(
@@ -68,31 +95,36 @@ def alignment_pairs(
 ) -> dg.MaterializeResult:
     choices, times = _read_choices(warehouse, settings)
     context.log.info(f"{len(choices)} choices to explain")
-    verdicts: list[Verdict]
-    if language_model.is_extractive:
-        verdicts = judge_by_similarity(
-            choices,
-            lambda texts: text_encoder.encode(texts, on_progress=context.log.info),
-            settings.encoder.recency_decay,
-        )
-        failed = 0
-    else:
+    by_similarity = judge_by_similarity(
+        choices,
+        _read_texts(warehouse, choices),
+        lambda texts: text_encoder.encode(texts, on_progress=context.log.info),
+        settings.encoder.recency_decay,
+    )
+    answers: list[Verdict | None] = [*by_similarity]
+    if not language_model.is_extractive:
         domains, template = _domains(warehouse, settings, choices), _template(language_model)
-        answers = list(judge_by_model(choices, domains, language_model, template, on_progress=context.log.info))
-        verdicts = [verdict for verdict in answers if verdict is not None]
-        failed = len(answers) - len(verdicts)
-    rows = pd.DataFrame([_row(verdict, times) for verdict in verdicts], columns=_COLUMNS)
+        orders = settings.alignment.option_orders
+        answers = list(judge_by_model(choices, domains, language_model, template, orders, context.log.info))
+    both = zip(answers, by_similarity, strict=True)
+    answered = [(verdict, similar) for verdict, similar in both if verdict is not None]
+    verdicts = [verdict for verdict, _ in answered]
+    rows = pd.DataFrame([_row(*found, times) for found in answered], columns=_COLUMNS)
     warehouse.replace("alignment_pairs", rows)
     decided = [verdict for verdict in verdicts if len(verdict.choice.options) > 1]
+    figures = judge_figures(warehouse)
     return dg.MaterializeResult(
         metadata={
             "pairs": len(verdicts),
             "judged": len(decided),
-            "failed": failed,
+            "failed": len(answers) - len(verdicts),
+            "one_order_failed": sum(verdict.failed > 0 for verdict in verdicts),
+            "left_out_by_limit": count_choices(warehouse, settings).left_out,
             "users": len({verdict.choice.user_id for verdict in verdicts}),
             "mean_probability": float(np.mean([max(v.probabilities) for v in decided])) if decided else 1.0,
             "mean_options": float(np.mean([len(v.choice.options) for v in decided])) if decided else 1.0,
             "judge": language_model.name if not language_model.is_extractive else "similarity",
+            **figures.main(),
             "preview": dg.MetadataValue.md(_preview(verdicts)),
             **({} if language_model.is_extractive else language_model.costs_of("alignment_pairs")),
         },
@@ -108,13 +140,13 @@ def code_versions(settings: Settings) -> dict[str, str]:
     model = LanguageModel(settings)
     judge: list[object] = [settings.personas.embedding_model]
     if not model.is_extractive:
-        prompt = PromptTemplate.load(PROMPTS, f"alignment_pairs.{model.prompt_profile}.jinja").fingerprint
-        judge = [prompt, model.name, model.sampling]
+        prompt = _template(model).fingerprint
+        judge += [prompt, model.name, model.sampling, settings.generation.context_length]
     parts = [
         LOGIC_VERSION,
         settings.generation.engine,
         judge,
-        settings.alignment.model_dump(),
+        settings.alignment.model_dump(exclude=_NOT_OF_JUDGING),
         settings.encoder.recency_decay,
     ]
     return {"alignment_pairs": hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]}
@@ -122,11 +154,12 @@ def code_versions(settings: Settings) -> dict[str, str]:
 
 _COLUMNS = [
     "catalog", "review_id", "user_id", "item_id", "persona_id", "probability", "option_ids",
-    "option_probabilities", "history_review_ids", "reviewed_at", "source",
+    "option_probabilities", "history_review_ids", "shown_orders", "order_probabilities", "similarity_persona_id",
+    "entropy", "reviewed_at", "source",
 ]  # fmt: skip
 
 
-def _row(verdict: Verdict, times: dict[str, pd.Timestamp]) -> tuple:
+def _row(verdict: Verdict, similar: Verdict, times: dict[str, pd.Timestamp]) -> tuple:
     choice = verdict.choice
     return (
         choice.catalog,
@@ -138,23 +171,33 @@ def _row(verdict: Verdict, times: dict[str, pd.Timestamp]) -> tuple:
         [option.persona_id for option in choice.options],
         list(verdict.probabilities),
         [entry.review_id for entry in choice.history],
+        [list(order) for order in verdict.orders] or None,
+        [list(probabilities) for probabilities in verdict.by_order] or None,
+        choice.options[similar.best].persona_id,
+        verdict.entropy,
         times[choice.review_id],
         verdict.source,
     )
 
 
+def count_choices(warehouse: Database, settings: Settings) -> ChoiceCounts:
+    """How many choices there are to explain, whether their items have personas yet or not."""
+    limit = {"max_pairs": settings.alignment.max_pairs_per_user}
+    return ChoiceCounts(*warehouse.rows(_COUNTS, limit)[0])
+
+
 def _read_choices(warehouse: Database, settings: Settings) -> tuple[list[Choice], dict[str, pd.Timestamp]]:
+    limits = {
+        "max_history": settings.alignment.max_history,
+        "max_pairs": settings.alignment.max_pairs_per_user,
+    }
     with warehouse.read() as connection:
-        asked = connection.execute(
-            _CHOICES.replace("$max_history", str(settings.alignment.max_history)).replace(
-                "$max_pairs", str(settings.alignment.max_pairs_per_user)
-            )
-        ).fetchall()
+        asked = connection.execute(_CHOICES, limits).fetchall()
         wanted = sorted({review_id for row in asked for review_id in row[5]})
         connection.register("wanted", pd.DataFrame({"review_id": pd.Series(wanted, dtype="str")}))
         past_rows = connection.execute(
-            f"""SELECT review_id, coalesce(item_summaries.title, ''), coalesce(item_summaries.summary, ''),
-                       {", ".join(SLOTS)}
+            f"""SELECT review_id, reviews.catalog, reviews.item_id, coalesce(item_summaries.title, ''),
+                       coalesce(item_summaries.summary, ''), {", ".join(SLOTS)}
                 FROM wanted JOIN reviews USING (review_id)
                 LEFT JOIN review_aspects USING (catalog, review_id)
                 LEFT JOIN item_summaries ON item_summaries.catalog = reviews.catalog
@@ -162,16 +205,22 @@ def _read_choices(warehouse: Database, settings: Settings) -> tuple[list[Choice]
         ).fetchall()
         summary_rows = connection.execute("SELECT catalog, item_id, title, summary FROM item_summaries").fetchall()
         persona_rows = connection.execute(
-            "SELECT catalog, item_id, persona_id, name, description, preference_rationale FROM personas "
-            "WHERE polarity <> 'critical' ORDER BY catalog, item_id, persona_id"
+            "SELECT catalog, item_id, persona_id, name, description, preference_rationale, evidence_review_ids "
+            "FROM personas WHERE polarity <> 'critical' ORDER BY catalog, item_id, persona_id"
         ).fetchall()
-    past = {
-        row[0]: PastInteraction(row[0], row[1], row[2], dict(zip(SLOTS, row[3:], strict=True))) for row in past_rows
-    }
+        connection.register("asked", pd.DataFrame({"review_id": pd.Series([row[1] for row in asked], dtype="str")}))
+        own = dict(
+            connection.execute(
+                """SELECT asked.review_id, array_agg(own.review_id)
+                   FROM asked JOIN reviews USING (review_id) JOIN reviews AS own USING (catalog, user_id, item_id)
+                   GROUP BY asked.review_id"""
+            ).fetchall()
+        )
     summaries = {(row[0], row[1]): (row[2], row[3]) for row in summary_rows}
     options: dict[tuple[str, str], list[Option]] = defaultdict(list)
-    for row in persona_rows:
-        options[row[0], row[1]].append(Option(*row[2:]))
+    for catalog, item_id, persona_id, name, description, rationale, voices in persona_rows:
+        options[catalog, item_id].append(Option(persona_id, name, description, rationale, tuple(sorted(voices))))
+    past = {row[0]: _past(row, options.get((row[1], row[2]), ())) for row in past_rows}
     choices: list[Choice] = []
     times: dict[str, pd.Timestamp] = {}
     for catalog, review_id, user_id, item_id, reviewed_at, history in asked:
@@ -180,15 +229,40 @@ def _read_choices(warehouse: Database, settings: Settings) -> tuple[list[Choice]
             continue  # its personas are not made yet; the asset runs again when they are
         title, summary = summaries[catalog, item_id]
         entries = tuple(past[earlier] for earlier in history)
-        choices.append(Choice(catalog, review_id, user_id, item_id, title, summary, entries, tuple(found)))
+        offered = tuple(_without(option, own[review_id]) for option in found)
+        choices.append(Choice(catalog, review_id, user_id, item_id, title, summary, entries, offered))
         times[review_id] = reviewed_at
     return choices, times
+
+
+def _past(row: tuple, personas: Sequence[Option]) -> PastInteraction:
+    review_id, _, _, title, summary, *slots = row
+    kin = {voice for persona in personas if review_id in persona.voices for voice in persona.voices}
+    return PastInteraction(review_id, title, summary, dict(zip(SLOTS, slots, strict=True)), tuple(sorted(kin)))
+
+
+def _without(option: Option, review_ids: Sequence[str]) -> Option:
+    return replace(option, voices=tuple(voice for voice in option.voices if voice not in review_ids))
+
+
+def _read_texts(warehouse: Database, choices: Sequence[Choice]) -> dict[str, str]:
+    """Texts of the train reviews that similarity reads."""
+    wanted = pd.DataFrame({"review_id": pd.Series(sorted(reviews_to_read(choices)), dtype="str")})
+    with warehouse.read() as connection:
+        connection.register("wanted", wanted)
+        return dict(
+            connection.execute(
+                "SELECT review_id, text FROM reviews SEMI JOIN wanted USING (review_id) "
+                "JOIN splits USING (catalog, review_id) WHERE split = 'train'"
+            ).fetchall()
+        )
 
 
 def pairs_to_ask_for(warehouse: Database, settings: Settings, model: LanguageModel) -> list[Request]:
     """What `alignment_pairs` would ask the model now, whether the ledger knows the answers or not."""
     choices, _ = _read_choices(warehouse, settings)
-    return judge_requests(choices, _domains(warehouse, settings, choices), _template(model))
+    domains, orders = _domains(warehouse, settings, choices), settings.alignment.option_orders
+    return judge_requests(choices, domains, model, _template(model), orders)
 
 
 def _template(model: LanguageModel) -> PromptTemplate:

@@ -55,7 +55,7 @@ def persona_encoder(
 ) -> dg.MaterializeResult:
     base = model_folder(settings.encoder.base_model)
     base_fingerprint = fingerprint(base, settings.encoder.max_seq_length)
-    pairs = read_training_pairs(warehouse, settings.encoder)
+    pairs = read_training_pairs(warehouse, settings.encoder, settings.alignment)
     trains = len(pairs) >= MIN_PAIRS
     key = training_key(base_fingerprint, pairs if trains else [], settings.encoder)
     known = tracking.version_of(key)
@@ -141,8 +141,9 @@ ASSETS = [persona_encoder, persona_vectors, interaction_vectors]
 def code_versions(settings: Settings) -> dict[str, str]:
     """What, when changed, makes encoder and vectors out of date: logic and the settings that each reads."""
     encoder = settings.encoder
+    flat = [settings.alignment.flat_pairs, settings.alignment.flat_entropy]
     parts: dict[str, list[Any]] = {
-        "persona_encoder": [TRAINING_VERSION, MIN_PAIRS, training_settings(encoder)],
+        "persona_encoder": [TRAINING_VERSION, MIN_PAIRS, training_settings(encoder), *flat],
         "persona_vectors": [encoder.max_seq_length],
         "interaction_vectors": [encoder.max_seq_length, encoder.max_history],
     }

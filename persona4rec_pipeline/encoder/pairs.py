@@ -13,19 +13,22 @@ from dataclasses import astuple
 
 from persona4rec_pipeline.encoder.texts import ASPECT_SLOTS, interaction_text, persona_text
 from persona4rec_pipeline.encoder.training import TrainingPair
-from persona4rec_pipeline.settings import EncoderSettings
+from persona4rec_pipeline.settings import AlignmentSettings, EncoderSettings
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the same pairs and settings would now give another model.
 TRAINING_VERSION = "1"
 # Settings that do not change the trained model.
 _NOT_OF_TRAINING = {"max_history", "encode_batch_size"}
+# Entropy from which a pair is left out. A weight of 0, or nearly, would be a division by nothing where all are flat.
+_FLAT_FROM = {"keep": 2.0, "weigh": 0.999}
 
 _PAIRS = """
-SELECT pairs.user_id, pairs.item_id, pairs.probability, pairs.history_review_ids[1:$history] AS history,
+SELECT pairs.user_id, pairs.item_id, pairs.probability, coalesce(pairs.entropy, 0) AS entropy,
+       pairs.history_review_ids[1:$history] AS history,
        personas.name, personas.description, personas.preference_rationale
 FROM alignment_pairs AS pairs JOIN personas USING (catalog, item_id, persona_id)
-WHERE len(pairs.history_review_ids) > 0
+WHERE len(pairs.history_review_ids) > 0 AND coalesce(pairs.entropy, 0) < $flat_from
 ORDER BY pairs.reviewed_at DESC, pairs.catalog, pairs.review_id
 LIMIT $pairs
 """
@@ -42,13 +45,20 @@ WHERE reviews.review_id IN (SELECT unnest(history) FROM ({_PAIRS}))
 """
 
 
-def read_training_pairs(warehouse: Database, settings: EncoderSettings) -> list[TrainingPair]:
+def read_training_pairs(
+    warehouse: Database, settings: EncoderSettings, alignment: AlignmentSettings
+) -> list[TrainingPair]:
     """The most recent `settings.max_training_pairs` alignment pairs of all catalogues, most recent first.
 
     A profile holds at most `settings.training_history` interactions. Pairs whose persona no longer exists, and pairs
-    without a readable train interaction in their history, are left out.
+    without a readable train interaction in their history, are left out; so are those that `alignment.flat_pairs` drops
+    or would give no weight.
     """
-    limits = {"history": settings.training_history, "pairs": settings.max_training_pairs}
+    limits = {
+        "history": settings.training_history,
+        "pairs": settings.max_training_pairs,
+        "flat_from": _FLAT_FROM.get(alignment.flat_pairs, alignment.flat_entropy),
+    }
     with warehouse.read() as connection:
         pair_rows = connection.execute(_PAIRS, limits).fetchall()
         text_rows = connection.execute(_TEXTS, limits).fetchall()
@@ -57,10 +67,12 @@ def read_training_pairs(warehouse: Database, settings: EncoderSettings) -> list[
         for review_id, title, summary, *slots in text_rows
     }
     pairs = []
-    for user_id, item_id, probability, history, name, description, rationale in pair_rows:
+    for user_id, item_id, probability, entropy, history, name, description, rationale in pair_rows:
         texts = tuple(text_of[review_id] for review_id in history if text_of.get(review_id))
         if texts:
-            pairs.append(TrainingPair(user_id, item_id, texts, persona_text(name, description, rationale), probability))
+            persona = persona_text(name, description, rationale)
+            weight = 1 - entropy if alignment.flat_pairs == "weigh" else 1.0
+            pairs.append(TrainingPair(user_id, item_id, texts, persona, probability, weight))
     return pairs
 
 

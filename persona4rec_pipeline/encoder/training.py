@@ -41,7 +41,8 @@ class TrainingPair:
     """One past choice: who chose what, after which interactions, and the persona that explains it.
 
     history_texts: of `texts.interaction_text`, most recent first, at least one. persona_text: of `texts.persona_text`.
-    probability: the judge's, of this persona (0-1).
+    probability: the judge's, of this persona (0-1). weight: how much it counts in the loss, relative to the others;
+    above 0.
     """
 
     user_id: str
@@ -49,6 +50,7 @@ class TrainingPair:
     history_texts: tuple[str, ...]
     persona_text: str
     probability: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,20 @@ def train_encoder(
 ) -> TrainingResult:
     """Fine-tune the model of a folder on alignment pairs and save it in `output_dir / "model"`.
 
-    InfoNCE over in-batch negatives (arXiv 1807.03748): cosine of profile and persona over `settings.temperature`, AdamW
+    InfoNCE over in-batch negatives (arXiv 1807.03748): cosine of profile and persona over `settings.temperature`, each
+    pair counting by its weight over the mean weight of all pairs, so that equal weights change nothing; AdamW
     with linear warm-up over a tenth of the steps and linear decay, gradient norm clipped at 1. Equal pairs, settings
     and machine give an equal model. Writes nothing outside `output_dir`; uses no network.
 
-    Raises ValueError for fewer than two pairs or a pair without history, EncoderError when the loss is not finite.
+    Raises ValueError for fewer than two pairs, a pair without history or one whose weight is not above 0, EncoderError
+    when the loss is not finite.
     """
     if len(pairs) < 2:
         raise ValueError(f"In-batch negatives need at least two alignment pairs, not {len(pairs)}.")
     if any(not pair.history_texts for pair in pairs):
         raise ValueError("An alignment pair without history texts has no profile to train on.")
+    if any(not pair.weight > 0 for pair in pairs):
+        raise ValueError("An alignment pair must have a weight above 0; leave out what should not count.")
     import torch
     from datasets import Dataset
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
@@ -149,7 +155,8 @@ class BatchBuilder:
     Texts (t of them, distinct, longest first), n pairs, h history entries: `texts_input_ids` and its companions
     (t, tokens); `texts_history` int64 (h,), which text; `texts_segment` int64 (h,), which pair; `texts_weight` float32
     (h,), g^(l-1) / sum g^(l-1), l = 1 the most recent; `texts_persona` int64 (n,), which text; `texts_excluded` bool
-    (n, n), True where persona j is no negative for profile i.
+    (n, n), True where persona j is no negative for profile i; `texts_importance` float32 (n,), the pair's weight over the
+    mean of all pairs.
     """
 
     # What the trainer asks any collator for.
@@ -161,6 +168,7 @@ class BatchBuilder:
         self._model = model
         self._history = settings.training_history
         self._decay = settings.recency_decay
+        self._mean_weight = sum(pair.weight for pair in pairs) / len(pairs)
         self._items: dict[str, set[str]] = {}
         self._personas: dict[str, set[str]] = {}
         for pair in pairs:
@@ -183,6 +191,7 @@ class BatchBuilder:
             "texts_segment": torch.tensor([pair for pair, history in enumerate(histories) for _ in history]),
             "texts_weight": torch.tensor(weights, dtype=torch.float32),
             "texts_persona": torch.tensor([place[pair.persona_text] for pair in batch]),
+            "texts_importance": torch.tensor([pair.weight / self._mean_weight for pair in batch], dtype=torch.float32),
             "texts_excluded": torch.tensor(
                 [
                     [i != j and self._is_no_negative(batch[i], batch[j]) for j in range(len(batch))]
@@ -245,7 +254,7 @@ def _profile_loss_class() -> type:
     import torch
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.util import cos_sim
-    from torch.nn.functional import normalize
+    from torch.nn.functional import cross_entropy, normalize
     from torch.utils.checkpoint import checkpoint
 
     class ProfileRankingLoss(MultipleNegativesRankingLoss):
@@ -259,11 +268,17 @@ def _profile_loss_class() -> type:
             features = dict(next(iter(sentence_features)))
             history, segment = features.pop("history"), features.pop("segment")
             weight, persona = features.pop("weight"), features.pop("persona")
+            importance = features.pop("importance")
             self._excluded = features.pop("excluded")
             vectors = self._embed(features)
             profiles = torch.zeros(len(persona), vectors.shape[1], device=vectors.device)
             profiles = profiles.index_add(0, segment, vectors[history] * weight[:, None])
-            return self.compute_loss_from_embeddings([profiles, vectors[persona]], labels)
+            return (self.losses(profiles, vectors[persona]) * importance).mean()
+
+        def losses(self, profiles: Tensor, personas: Tensor) -> Tensor:
+            """The loss of each pair of the batch, (n,): persona i is right for profile i, the others are not."""
+            right = torch.arange(len(profiles), device=profiles.device)
+            return cross_entropy(self._similarity(profiles, personas) * self.scale, right, reduction="none")
 
         def _embed(self, features: dict[str, Tensor]) -> Tensor:
             chunks = []

@@ -15,6 +15,7 @@ from persona4rec_pipeline.encoder.assets import (
 )
 from persona4rec_pipeline.encoder.pairs import read_training_pairs
 from persona4rec_pipeline.evaluation.assets import champion_encoder
+from persona4rec_pipeline.settings import AlignmentSettings
 from persona4rec_pipeline.tracking import CHALLENGER, FORMER_CHAMPION, Tracking
 from persona4rec_tests.encoder.builders import BASE, filled_warehouse, settings
 
@@ -174,21 +175,53 @@ def test_where_nothing_was_trained_yet_the_base_encoder_becomes_the_champion(tmp
 
 def test_a_held_out_review_never_reaches_a_training_pair(tmp_path):
     warehouse = filled_warehouse(tmp_path)
-    chosen = settings(tmp_path).encoder
-    before = read_training_pairs(warehouse, chosen)
+    chosen = settings(tmp_path)
+    before = read_training_pairs(warehouse, chosen.encoder, chosen.alignment)
     assert len(before[0].history_texts) == 2
     with warehouse.write() as connection:
         connection.execute("UPDATE splits SET split = 'test' WHERE review_id = 'u1-1'")
-    after = {pair.user_id: pair for pair in read_training_pairs(warehouse, chosen)}
+    after = {pair.user_id: pair for pair in read_training_pairs(warehouse, chosen.encoder, chosen.alignment)}
     assert len(after["u1"].history_texts) == 1
 
 
 def test_training_takes_the_most_recent_pairs_and_histories(tmp_path):
     warehouse = filled_warehouse(tmp_path)
-    pairs = read_training_pairs(warehouse, settings(tmp_path, max_training_pairs=3, training_history=1).encoder)
+    chosen = settings(tmp_path, max_training_pairs=3, training_history=1)
+    pairs = read_training_pairs(warehouse, chosen.encoder, chosen.alignment)
     assert [pair.user_id for pair in pairs] == ["u11", "u10", "u9"]
     assert all(len(pair.history_texts) == 1 for pair in pairs)
     assert pairs[0].history_texts[0].endswith("Title river. A book about garden.")
+
+
+def test_flat_pairs_are_kept_weighed_or_dropped_as_the_setting_says(tmp_path):
+    warehouse = filled_warehouse(tmp_path)
+    with warehouse.write() as connection:
+        connection.execute("UPDATE alignment_pairs SET entropy = 0.25")
+        connection.execute("UPDATE alignment_pairs SET entropy = 0.95 WHERE user_id = 'u1'")
+        connection.execute("UPDATE alignment_pairs SET entropy = 1 WHERE user_id = 'u2'")
+        connection.execute("UPDATE alignment_pairs SET entropy = NULL WHERE user_id = 'u3'")
+
+    def weights(**alignment):
+        chosen = AlignmentSettings(**alignment)
+        return {
+            pair.user_id: pair.weight for pair in read_training_pairs(warehouse, settings(tmp_path).encoder, chosen)
+        }
+
+    kept, weighed, dropped = (weights(flat_pairs=choice) for choice in ("keep", "weigh", "drop"))
+    assert len(kept) == 11 and set(kept.values()) == {1.0}
+    assert weighed["u1"] == pytest.approx(0.05) and weighed["u3"] == 1 and weighed["u4"] == 0.75
+    assert set(kept) - set(weighed) == {"u2"}, "what would have no weight is left out"
+    assert set(kept) - set(dropped) == {"u1", "u2"} and set(dropped.values()) == {1.0}
+    assert set(weights(flat_pairs="drop", flat_entropy=0.2)) == {"u3"}
+
+
+def test_dropped_pairs_make_room_for_older_ones(tmp_path):
+    warehouse = filled_warehouse(tmp_path)
+    with warehouse.write() as connection:
+        connection.execute("UPDATE alignment_pairs SET entropy = 1 WHERE user_id = 'u11'")
+    chosen = settings(tmp_path, max_training_pairs=2).encoder
+    pairs = read_training_pairs(warehouse, chosen, AlignmentSettings(flat_pairs="drop"))
+    assert [pair.user_id for pair in pairs] == ["u10", "u9"]
 
 
 def test_code_versions_change_with_the_settings_that_matter_and_no_others(tmp_path):

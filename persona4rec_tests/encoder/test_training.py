@@ -49,9 +49,9 @@ def test_the_profile_in_the_loss_is_the_one_that_is_served(model, tmp_path):
     seen = {}
 
     class Recorder(_profile_loss_class()):
-        def compute_loss_from_embeddings(self, embeddings, labels):
-            seen["profiles"], seen["personas"] = (tensor.detach().numpy() for tensor in embeddings)
-            return super().compute_loss_from_embeddings(embeddings, labels)
+        def losses(self, profiles, personas):
+            seen["profiles"], seen["personas"] = profiles.detach().numpy(), personas.detach().numpy()
+            return super().losses(profiles, personas)
 
     loss = Recorder(model, scale=20.0)([{name.removeprefix("texts_"): value for name, value in batch.items()}], None)
     encoder = Encoder(model, "any", batch_size=4)
@@ -62,6 +62,26 @@ def test_the_profile_in_the_loss_is_the_one_that_is_served(model, tmp_path):
     logits = 20 * profiles @ encoder.encode(["copper", "engine"]).T
     expected = -np.mean(np.diag(logits) - np.log(np.exp(logits).sum(axis=1)))
     assert loss.item() == pytest.approx(expected, abs=0.05)
+
+
+def test_a_pair_counts_by_its_weight_over_the_mean_of_all_and_equal_weights_change_nothing(model, tmp_path):
+    def loss_of(weights, rows=(0, 1)):
+        pairs = [
+            TrainingPair("u0", "i0", ("a river",), "copper", 1.0, weights[0]),
+            TrainingPair("u1", "i1", ("a lamp",), "engine", 1.0, weights[1]),
+            TrainingPair("u2", "i2", ("a stone",), "meadow", 1.0, weights[2]),
+        ]
+        batch = BatchBuilder(pairs, model.eval(), settings(tmp_path).encoder)([{"pair": row} for row in rows])
+        features = {name.removeprefix("texts_"): value for name, value in batch.items()}
+        return _profile_loss_class()(model, scale=20.0)([features], None).item()
+
+    equal, half = loss_of((1, 1, 1)), loss_of((0.5, 0.5, 0.5))
+    assert half == pytest.approx(equal, abs=1e-6)
+    # One weight is moved from the first pair to the second: 2 * equal is the sum of both losses.
+    first, second = loss_of((1.999, 0.001, 1)), loss_of((0.001, 1.999, 1))
+    assert (first + second) / 2 == pytest.approx(equal, abs=1e-4) and first != pytest.approx(second, abs=1e-2)
+    # A batch of pairs that count little counts little as a whole, though they are equal among themselves.
+    assert loss_of((0.5, 0.5, 2.0)) == pytest.approx(equal / 2, abs=1e-6)
 
 
 def test_same_user_same_persona_and_chosen_items_are_never_negatives(model, tmp_path):
@@ -90,7 +110,7 @@ def test_what_is_no_negative_gets_no_gradient(model):
     profiles, personas = vectors[:3], vectors[3:].clone().requires_grad_()
     loss = _profile_loss_class()(model, scale=20.0)
     loss._excluded = torch.tensor([[False, True, True], [True, False, True], [True, True, False]])
-    value = loss.compute_loss_from_embeddings([profiles, personas], None)
+    value = loss.losses(profiles, personas).mean()
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert personas.grad.abs().max().item() == pytest.approx(0, abs=1e-6)
@@ -165,6 +185,9 @@ def test_pairs_that_cannot_be_trained_on_are_refused(tmp_path, encoder_settings)
     with pytest.raises(ValueError, match="at least two"):
         train_encoder(model_folder(BASE), training_pairs(1), encoder_settings, tmp_path)
     empty = TrainingPair("u", "i", (), "copper", 1.0)
+    empty_of_weight = TrainingPair("u", "i", ("a river",), "copper", 1.0, 0.0)
+    with pytest.raises(ValueError, match="weight above 0"):
+        train_encoder(model_folder(BASE), [*training_pairs(2), empty_of_weight], encoder_settings, tmp_path)
     with pytest.raises(ValueError, match="without history"):
         train_encoder(model_folder(BASE), [*training_pairs(2), empty], encoder_settings, tmp_path)
 
