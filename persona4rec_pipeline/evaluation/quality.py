@@ -272,7 +272,7 @@ class SampledPersona:
     support: float | None
     description: str
     preference_rationale: str
-    quotes: tuple[str, ...]
+    quotes: Sequence[str]
     evidence: int
 
 
@@ -738,7 +738,7 @@ def _sample(rows: _Rows, seed: int) -> tuple[SampledPersona, ...]:
         LIMIT {SAMPLED_PERSONAS}""",
         seed=seed,
     )
-    return tuple(SampledPersona(*row[:9], tuple(row[9]), row[10]) for row in found)
+    return tuple(SampledPersona(*row) for row in found)
 
 
 def _band(value: str, starts: Sequence[float]) -> str:
