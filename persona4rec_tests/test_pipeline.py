@@ -205,7 +205,7 @@ def test_the_quality_report_of_a_run_lies_where_the_asset_says_and_the_command_w
     answer = json.loads(command("quality", "--catalog", "books", "--seed", "8", "--json").stdout)
     assert answer["catalog"] == "books" and answer["sample"] != json.loads(before)["sample"]
     assert (settings.home / "reports" / "quality-books.html").exists()
-    assert "no-such" in command("quality", "--catalog", "no-such", exit_code=1).output
+    assert "'no-such' is not registered" in str(command("quality", "--catalog", "no-such", exit_code=1).exception)
 
 
 def test_an_unknown_user_is_told_so_and_gets_a_stated_fallback(command):

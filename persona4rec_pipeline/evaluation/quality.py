@@ -37,6 +37,7 @@ DEFAULT_SEED = 7
 # Items, drawn by hash, whose persona texts are encoded: enough for a mean to two digits, seconds on two cores.
 ENCODED_ITEMS = 300
 HISTOGRAM_BINS = 20
+ENTROPY_BINS = 10
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Supports below which the share of personas is told; half is what a random sentence would get.
 SUPPORT_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -677,18 +678,18 @@ def _judge(rows: _Rows) -> Judge:
     if importlib.util.find_spec(JUDGE_MODULE) is not None:
         found = importlib.import_module(JUDGE_MODULE).judge_figures(rows.warehouse, rows.catalog)
         return Judge(
-            pairs=found.pairs,
+            pairs=pairs,
             by_model=by_model,
             mean_entropy=found.mean_entropy,
-            entropy_histogram=tuple(found.entropy_histogram),
-            position_bias_before=found.position_bias_before,
-            position_bias_after=found.position_bias_after,
-            order_flips=found.order_flips,
-            agreement=found.agreement,
-            agreement_by_chance=found.agreement_by_chance,
-            kappa=found.kappa,
+            entropy_histogram=tuple(found.entropy_counts) if found.mean_entropy is not None else (),
+            position_bias_before=found.position_before.distance if found.position_before else None,
+            position_bias_after=found.position_after.distance if found.position_after else None,
+            order_flips=found.changed_by_order,
+            agreement=found.agreement.observed if found.agreement else None,
+            agreement_by_chance=found.agreement.by_chance if found.agreement else None,
+            kappa=found.agreement.kappa if found.agreement else None,
         )
-    histogram = [0] * HISTOGRAM_BINS
+    histogram = [0] * ENTROPY_BINS
     entropies: list[float] = []
     agreed: list[bool] = []
     chances: list[float] = []
@@ -703,7 +704,7 @@ def _judge(rows: _Rows) -> Judge:
     ):
         entropy = -sum(p * math.log(p) for p in probabilities if p > 0) / math.log(len(option_ids))
         entropies.append(entropy)
-        histogram[min(int(entropy * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)] += 1
+        histogram[min(int(entropy * ENTROPY_BINS), ENTROPY_BINS - 1)] += 1
         if source == "llm" and similar is not None:
             agreed.append(similar == persona_id)
             chances.append(1 / len(option_ids))
