@@ -377,8 +377,19 @@ def measure_quality(
 
 
 def own_words(text: str) -> list[str]:
-    """The sentences of a text without its quoted passages; what only leads to a quote (`They say:`) is one of them."""
-    return [piece.text for piece in sentences(_QUOTED.sub(" ", text)) if words(piece.text)]
+    """The sentences of a text without its quoted passages; what only leads to a quote (`They say:`) is one of them.
+
+    What goes on with a small letter is no new sentence: titles within a sentence have stops of their own.
+    """
+    found: list[str] = []
+    for piece in sentences(_QUOTED.sub(" ", text)):
+        if not words(piece.text):
+            continue
+        if found and piece.text[0].islower():
+            found[-1] += f" {piece.text}"
+        else:
+            found.append(piece.text)
+    return found
 
 
 @dataclass(frozen=True)

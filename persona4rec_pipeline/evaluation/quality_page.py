@@ -58,13 +58,13 @@ def report_quality(
     folder: Path | None = None,
     seed: int = DEFAULT_SEED,
 ) -> QualityReport:
-    """Measure, write `quality.html` and `quality.json` into `folder` (default: `reports_path`), and log both to MLflow.
+    """Measure, write `quality.html` and `quality.json` into `folder` (default: `settings.reports_path`), and log both to MLflow.
 
     The files of a single catalogue are named `quality-CATALOG`. A reader sees the old file or the new one.
     """
     quality = measure_quality(warehouse, text_encoder, catalog, settings, seed)
     page, document = render_page(quality), quality.to_json()
-    folder = folder or reports_path(settings)
+    folder = folder or settings.reports_path
     stem = "quality" if catalog is None else f"quality-{catalog}"
     page_path, json_path = folder / f"{stem}.html", folder / f"{stem}.json"
     _write(page_path, page)
@@ -81,11 +81,6 @@ def report_quality(
     return QualityReport(quality, page_path, json_path, run_id)
 
 
-def reports_path(settings: Settings) -> Path:
-    """The folder of the reports of these settings."""
-    return settings.home / "reports"
-
-
 def version_of(quality: Quality) -> str:
     """16 hexadecimal digits; equal figures, equal version."""
     return hashlib.sha256(quality.to_json().encode()).hexdigest()[:16]
@@ -96,7 +91,7 @@ def delete_reports(settings: Settings, tracking: Tracking) -> int:
 
     The metrics of their runs stay. What was written elsewhere with `--output` is the user's own.
     """
-    found = [path for path in reports_path(settings).glob("quality*") if path.suffix in (".html", ".json")]
+    found = [path for path in settings.reports_path.glob("quality*") if path.suffix in (".html", ".json")]
     for path in found:
         path.unlink()
     return len(found) + tracking.delete_files(EXPERIMENT, (PAGE_FILE, JSON_FILE))

@@ -208,6 +208,7 @@ def test_similarity_within_items_stands_against_that_between_items_and_reads_no_
         ({"description": "A reader for whom my own sea counts."}, "description without the first person"),
         ({"preference_rationale": "They like it. It is wet."}, "rationale of one sentence"),
         ({"preference_rationale": "They take to it for the sea: “Wet. Salty. Blue.”"}, None),
+        ({"preference_rationale": "They take to What now? and Mad about… for the sea."}, None),
         ({"quotes": ["x" * 221]}, "at most 3 quotes of up to 220 characters, and one at least"),
         ({"quotes": []}, "at most 3 quotes of up to 220 characters, and one at least"),
         ({"quotes": [], "source": "summary"}, None),
