@@ -116,7 +116,7 @@ def refresh_catalogs() -> None:
 
 @dg.job(
     description="Judge which personas explain past choices, train the encoder on them, put it in use if it orders the "
-    "candidates of the panel better, embed everything with it again, publish, and evaluate. The schedule "
+    "candidates of the panel better, embed everything with it again, publish, evaluate, and write the quality report. The schedule "
     "weekly_encoder_training runs it; start it by hand after many new reviews.",
     tags=CRASH_RETRIES,
 )

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.build import build_index
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers, read_manifest
@@ -25,6 +26,7 @@ from persona4rec_pipeline.reviews.incoming import drop_copy, scan
 from persona4rec_pipeline.runner import Finished, forget_partition, materialize_source
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.traces import compact_files
+from persona4rec_pipeline.tracking import Tracking
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
 
 
@@ -69,7 +71,7 @@ def add_catalog(
 
 
 def remove_catalog(settings: Settings, name: str) -> Removal:
-    """Delete a catalogue's rows, generations, index shard, runs and partition key; its source files stay.
+    """Delete a catalogue's rows, generations, index shard, runs, partition key and quality reports; its source files stay.
 
     Index generations that hold it are deleted once one without it is published, and the database files rewritten, so that
     nothing can be read out of them. Raises CatalogError for an unknown one,
@@ -93,6 +95,7 @@ def remove_catalog(settings: Settings, name: str) -> Removal:
     rows = sum(delete_catalog_rows(warehouse, name).values())
     generations = Ledger(open_ledger_database(settings)).forget(name)
     forget_partition(settings, name, titles)
+    delete_reports(settings, Tracking(settings.mlflow_path))
     drop_copy(settings, name)
     published = _publish_without(settings, name)
     compact_files(settings)

@@ -447,6 +447,41 @@ def export_personas(
 
 
 @app.command()
+def quality(
+    catalog: Annotated[str | None, typer.Option(help="Only this catalogue; default: all.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for page and JSON; default: <home>/reports.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another number draws other personas to read.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON.")] = False,
+) -> None:
+    """What the personas and the judge are like: a page with figures and 20 personas to read, JSON, a run in MLflow."""
+    from persona4rec_pipeline.embedding import TextEncoder
+    from persona4rec_pipeline.evaluation.quality_page import report_quality
+    from persona4rec_pipeline.reviews.catalogs import get_catalog
+    from persona4rec_pipeline.tracking import Tracking
+    from persona4rec_pipeline.warehouse import open_warehouse
+
+    effective = load_settings()
+    warehouse = open_warehouse(effective)
+    if catalog is not None:
+        get_catalog(warehouse, catalog)
+    of_one, named = ("WHERE catalog = ?", [catalog]) if catalog else ("", [])
+    if not warehouse.rows(f"SELECT 1 FROM personas {of_one} LIMIT 1", named):
+        raise ValueError("There are no personas to report on yet; make them with `persona4rec run`.")
+    report = report_quality(
+        effective, warehouse, Tracking(effective.mlflow_path), TextEncoder(effective), catalog, output, seed
+    )
+    if as_json:
+        _print_json(report.quality.to_dict())
+        return
+    table = Table("figure", "value", box=None, pad_edge=False)
+    for name, value in report.quality.main_figures().items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:,.3f}")
+    out.print(table)
+    out.print(f"page: {escape(str(report.page))}\njson: {escape(str(report.json))}")
+    out.print(f"MLflow: run {report.mlflow_run} of the experiment quality")
+
+
+@app.command()
 def ledger() -> None:
     """What was paid for, what was saved: size, hit rate, tokens by task and model."""
     from persona4rec_pipeline.generation import Ledger

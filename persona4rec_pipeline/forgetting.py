@@ -1,4 +1,4 @@
-"""Forgetting a user as one act: from warehouse, ledger, index, Dagster's log, and from what is ingested later.
+"""Forgetting a user as one act: from warehouse, ledger, index, quality reports, Dagster's log, and later ingests.
 
 Belongs here: what must go, and in which order, so that a forgetting that was cut short can be repeated. Does not belong
 here: how each room deletes its part.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
 from persona4rec_pipeline.reviews.assets import code_versions
@@ -22,6 +23,7 @@ from persona4rec_pipeline.reviews.ingest import user_hash
 from persona4rec_pipeline.runner import NIGHTLY, SILENT, SOURCE_STEP, STEPS, Listener, dagster_instance, run_stale
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.traces import compact_files, delete_runs_that_quote
+from persona4rec_pipeline.tracking import Tracking
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
 
 # Tables with a column user_id whose rows are the user's own.
@@ -66,6 +68,8 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
         # Most of their assets were materialized again just now.
         assets = [asset for step in STEPS for asset in step]
         runs = delete_runs_that_quote(instance, assets, [user_id, *names], [text for *_, text in reviews])
+    # They quote reviews; the next run, or `persona4rec quality`, writes them anew.
+    delete_reports(settings, Tracking(settings.mlflow_path))
     old = _delete_old_generations(settings)
     compact_files(settings)
     items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})

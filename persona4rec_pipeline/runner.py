@@ -52,6 +52,8 @@ STEPS: Steps = (
     ("persona_vectors", "interaction_vectors"),
     ("persona_index",),
     ("evaluation_report",),
+    # Last, as nothing is made from it, and every week: a night should not wait for an encoder to be loaded for a page.
+    ("quality_report",),
 )
 # Every night the catalogues, with the encoder that there is; every week the encoder, with the catalogues that there are.
 NIGHTLY: Steps = (*STEPS[:3], *STEPS[7:9])

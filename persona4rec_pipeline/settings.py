@@ -260,7 +260,7 @@ class WarehouseSettings(Group):
 
 
 class Settings(Group):
-    """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, dagster, models, incoming."""
+    """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, reports, dagster, models, incoming."""
 
     home: Path = Field(Path("var"), description="Directory of all state; nothing is written elsewhere.")
     incoming: IncomingSettings = Field(default_factory=lambda: IncomingSettings())
@@ -296,6 +296,10 @@ class Settings(Group):
     @property
     def mlflow_path(self) -> Path:
         return self.home / "mlflow"
+
+    @property
+    def reports_path(self) -> Path:
+        return self.home / "reports"
 
     @property
     def dagster_path(self) -> Path:

@@ -108,6 +108,21 @@ class Tracking:
             raise
         client.set_terminated(run.run_id, status="FINISHED")
 
+    def delete_files(self, experiment: str, names: Sequence[str]) -> int:
+        """Delete the files of these names from every run of an experiment; returns how many. Parameters and metrics stay."""
+        if not self._database.exists():
+            return 0
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            return 0
+        deleted = 0
+        for name in names:
+            for path in (self.path / "artifacts").glob(f"*/artifacts/{name}"):
+                if self._client.get_run(path.parent.parent.name).info.experiment_id == found.experiment_id:
+                    path.unlink()
+                    deleted += 1
+        return deleted
+
     def register_encoder(
         self, model_dir: Path, run_id: str, fingerprint: str, tags: Mapping[str, str] | None = None
     ) -> str:

@@ -94,4 +94,6 @@ def test_the_index_check_fails_when_there_is_nothing_to_answer_with(settings):
 def test_every_asset_of_the_story_has_a_check():
     checked = {check.check_key.asset_key.to_user_string() for check in CHECKS}
     unchecked = {asset for step in STEPS for asset in step} - checked
-    assert unchecked == {"items", "item_summaries", "persona_encoder", "champion_encoder", "evaluation_report"}
+    assert unchecked == {
+        "items", "item_summaries", "persona_encoder", "champion_encoder", "evaluation_report", "quality_report",
+    }  # fmt: skip

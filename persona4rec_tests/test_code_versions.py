@@ -33,7 +33,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"generation": {"max_retries": 3}}, set()),
         ({"generation": {"max_concurrent_sequences": 8, "checkpoint_every": 16, "prompt_price": 1.0}}, set()),
         ({"splits": {"panel_fraction": 0.5}}, {"splits"}),
-        ({"reviews": {"positive_rating": 3.0}}, {"reviews", "personas"}),
+        ({"reviews": {"positive_rating": 3.0}}, {"reviews", "personas", "quality_report"}),
         ({"personas": {"max_personas": 5}}, {"personas"}),
         ({"personas": {"domain": "movie"}}, {"review_aspects", "item_summaries", "personas"}),
         ({"alignment": {"max_history": 3}}, {"alignment_pairs"}),

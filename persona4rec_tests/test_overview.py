@@ -41,6 +41,7 @@ def test_status_tells_what_is_there_and_what_is_arriving(settings):
     assert state.arriving["films"] is None and "holds no reviews" in state.arriving["empty"]
     assert set(state.out_of_date) == {
         "alignment_pairs", "candidates", "persona_encoder", "champion_encoder", "evaluation_report",
+        "quality_report",
     }  # fmt: skip
     assert state.index.generation == 1 and state.champion.version == "1"
 

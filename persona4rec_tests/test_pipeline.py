@@ -81,7 +81,7 @@ def test_every_asset_with_a_table_shows_its_columns_in_the_words_of_the_schema()
         for asset in ASSETS
         if "dagster/column_schema" in graph.get(dg.AssetKey(asset)).metadata
     }
-    assert set(ASSETS) - set(shown) == {"persona_encoder", "champion_encoder", "persona_index"}
+    assert set(ASSETS) - set(shown) == {"persona_encoder", "champion_encoder", "persona_index", "quality_report"}
     rating = shown["reviews"]["rating"]
     assert (rating.type, rating.description) == ("DOUBLE", "NULL where the source gives none")
     assert rating.constraints.nullable and not shown["reviews"]["text"].constraints.nullable
@@ -191,6 +191,23 @@ def test_a_history_given_by_hand_is_ranked_and_unknown_candidates_keep_their_pla
     assert entries[1]["item_id"] == "NO-SUCH-ITEM" and entries[1]["flags"] == ["unknown_item"]
 
 
+def test_the_quality_report_of_a_run_lies_where_the_asset_says_and_the_command_writes_it_again(settings, command):
+    with dagster_instance(settings) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("quality_report"))
+    metadata = event.asset_materialization.metadata
+    page, document = Path(metadata["report"].value), Path(metadata["json"].value)
+    assert page == settings.home / "reports" / "quality.html" and "<h1>Quality of the personas</h1>" in page.read_text()
+    before = document.read_bytes()
+    assert json.loads(before)["main_figures"]["personas"] == metadata["personas"].value > 0
+    output = command("quality").stdout
+    assert "personas per item" in output and str(page) in output
+    assert document.read_bytes() == before, "equal tables and an equal seed give equal bytes"
+    answer = json.loads(command("quality", "--catalog", "books", "--seed", "8", "--json").stdout)
+    assert answer["catalog"] == "books" and answer["sample"] != json.loads(before)["sample"]
+    assert (settings.home / "reports" / "quality-books.html").exists()
+    assert "'no-such' is not registered" in str(command("quality", "--catalog", "no-such", exit_code=1).exception)
+
+
 def test_an_unknown_user_is_told_so_and_gets_a_stated_fallback(command):
     output = command("recommend", "--user", "NOBODY", "--k", "1").stdout
     assert "not known" in output and "most popular" in output
@@ -259,6 +276,7 @@ def test_a_new_catalogue_is_folded_in_and_removed_without_a_trace(settings):
         assert "new-arrivals" not in path.name
     run_stale(settings)
     assert PersonaIndex.open(settings.index_path).catalogs == ("books",)
+    assert (settings.home / "reports" / "quality.html").exists(), "deleted with the catalogue, made again by the run"
 
 
 def test_removing_the_last_catalogue_leaves_no_index(tmp_path):

@@ -1,4 +1,4 @@
-"""The Dagster assets of this step: `candidates`, `champion_encoder` and `evaluation_report`."""
+"""The Dagster assets of this step: `candidates`, `champion_encoder`, `evaluation_report` and `quality_report`."""
 
 import hashlib
 import json
@@ -8,12 +8,13 @@ from pathlib import Path
 import dagster as dg
 
 from persona4rec_pipeline.automation import patient
-from persona4rec_pipeline.embedding import Encoder
+from persona4rec_pipeline.embedding import Encoder, TextEncoder
 from persona4rec_pipeline.encoder.assets import register_base
 from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.contest import Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
+from persona4rec_pipeline.evaluation.quality_page import report_quality, version_of
 from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
@@ -21,7 +22,7 @@ from persona4rec_pipeline.tracking import CHALLENGER, ROLLED_BACK, RegisteredEnc
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "1", "champion_encoder": "1", "evaluation_report": "1"}
+LOGIC_VERSIONS = {"candidates": "1", "champion_encoder": "1", "evaluation_report": "1", "quality_report": "1"}
 EXPERIMENT = "evaluation"
 
 
@@ -145,16 +146,52 @@ def evaluation_report(
     )
 
 
-ASSETS = [candidates, champion_encoder, evaluation_report]
+@dg.asset(
+    group_name="evaluation",
+    kinds={"duckdb", "mlflow"},
+    deps=["personas", "alignment_pairs", "item_summaries", "review_aspects", "reviews", "splits"],
+    description="What the personas and the judge are like, as a page and as JSON: acceptance by source, support, polarity "
+    "against ratings, distinctness, length and form, personas against reviews, entropy and position bias of the judge, and "
+    "20 personas to read. From train interactions alone.",
+)
+@patient
+def quality_report(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+    text_encoder: dg.ResourceParam[TextEncoder],
+) -> dg.MaterializeResult:
+    report = report_quality(settings, warehouse, tracking, text_encoder)
+    if report.mlflow_run is None:
+        context.log.warning("There are no personas yet; the report is empty.")
+    return dg.MaterializeResult(
+        metadata={
+            **report.quality.main_figures(),
+            "report": dg.MetadataValue.path(report.page),
+            "json": dg.MetadataValue.path(report.json),
+            **({"mlflow_run": report.mlflow_run} if report.mlflow_run else {}),
+        },
+        data_version=dg.DataVersion(version_of(report.quality)),
+    )
+
+
+ASSETS = [candidates, champion_encoder, evaluation_report, quality_report]
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
-    """What, when changed, makes candidates and report out of date: logic and the settings that each reads."""
+    """What, when changed, makes candidates and reports out of date: logic and the settings that each reads."""
     encoder = settings.encoder
     parts: dict[str, list[object]] = {
         "candidates": [settings.evaluation.model_dump()],
         "champion_encoder": [encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
         "evaluation_report": [encoder.base_model, encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
+        "quality_report": [
+            settings.personas.embedding_model,
+            settings.personas.duplicate_similarity,
+            settings.reviews.positive_rating,
+            encoder.max_seq_length,
+        ],
     }
     return {
         name: hashlib.sha256(json.dumps([LOGIC_VERSIONS[name], *part]).encode()).hexdigest()[:12]
