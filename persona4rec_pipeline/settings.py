@@ -154,19 +154,35 @@ class PersonaSettings(Group):
     max_null_fraction: float = Field(
         0.75, ge=0, le=1, description="An aspect tuple with a larger fraction of empty slots is no persona evidence."
     )
-    merge_similarity: float = Field(
-        0.8, gt=0, le=1, description="Cosine similarity of their centres from which two groups of sentences are one."
+    language: str = Field(
+        "en",
+        pattern="^[a-z]{2}$",
+        description="Language in which a model writes personas, as its ISO 639-1 code. The rules write English.",
+    )
+    encoder_languages: list[str] = Field(
+        ["en"],
+        description="Languages that `embedding_model` reads; reviews in others are quoted, but not matched with tastes. "
+        "Empty: all of them, for a multilingual model.",
     )
     duplicate_similarity: float = Field(
-        0.9, gt=0, le=1, description="Cosine similarity of persona texts from which two personas of an item are one."
+        0.8, gt=0, le=1, description="Cosine similarity from which two personas of an item say the same and are one."
+    )
+    same_similarity: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Cosine similarity from which a persona means the same as a former one, and keeps its id.",
     )
     min_support: float = Field(
-        0.25, ge=-1, le=1, description="Cosine similarity to its evidence that a generated persona must reach."
+        0.7,
+        ge=0,
+        le=1,
+        description="Share of what is said of other items that a persona's evidence must fit it better than.",
     )
     max_evidence_sentences: int = Field(
         120,
         ge=7,
-        description="Sentences per item that are grouped; larger items are sampled evenly over their reviews.",
+        description="Sentences per item that are grouped; of larger items a sample, in which the rarer verdict keeps a place.",
     )
     embedding_model: str = Field(
         "all-minilm-l6-v2",

@@ -30,7 +30,7 @@ from persona4rec_pipeline.presentation import bar_chart, markdown_table, markdow
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
-LOGIC_VERSION = "1"
+LOGIC_VERSION = "2"
 # Train reviews read for the summary of an item that has no metadata.
 REVIEWS_PER_SUMMARY = 30
 
@@ -193,6 +193,11 @@ def personas(
             "from_model": from_model,
             "fallbacks": fallbacks,
             "fallback_reasons": _reasons(refreshed.fallbacks, "personas"),
+            "rejected": sum(refreshed.rejected.values()),
+            "rejection_reasons": _reasons(refreshed.rejected, "personas"),
+            "former_personas": refreshed.former,
+            "former_personas_kept": refreshed.kept,
+            "quality_report": dg.MetadataValue.path(settings.reports_path / "quality.html"),
             "polarity": dg.MetadataValue.md(markdown_table(["polarity", "personas"], polarity)),
             "personas_per_item_histogram": dg.MetadataValue.md(bar_chart(sizes, counts, "Personas per item", "items")),
             "sample": dg.MetadataValue.md(_sample(warehouse, catalog)),

@@ -11,28 +11,34 @@ same evidence, and the reason is kept; an item never falls out of the index.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from persona4rec_pipeline.generation import InvalidAnswer, LanguageModel, PromptTemplate, Request, delimit
+from persona4rec_pipeline.generation.scrub import publishable
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.grouping import (
+    Evidence,
     Group,
     Polarity,
     TrainReview,
     collect_evidence,
     group_evidence,
+    passages_of,
 )
-from persona4rec_pipeline.personas.tastes import Embed, Taste, Tastes
+from persona4rec_pipeline.personas.polarity import stated_polarity
+from persona4rec_pipeline.personas.publishing import refusal
+from persona4rec_pipeline.personas.tastes import Embed, Tastes, Topic
 from persona4rec_pipeline.personas.text import is_usable, repeats_itself, sentences, tidy, words
 from persona4rec_pipeline.personas.wording import (
     PhraseStatistics,
     Wording,
     candidate_phrases,
     choose_phrases,
+    claim,
     summary_wording,
     write_persona,
 )
@@ -47,6 +53,10 @@ MAX_PROMPT_TUPLES = 40
 MAX_PROMPT_SENTENCES = 4
 # Tastes among which a small model chooses.
 MAX_TASTES = 4
+# The rules' own sentences are English.
+EXTRACTIVE_LANGUAGE = "en"
+# Sentences of a persona whose fit with it is measured.
+MAX_SUPPORTING = 8
 _MARKUP = re.compile(r"[<>{}\[\]|`]|https?:|www\.|\S+@\S+")
 
 
@@ -64,6 +74,15 @@ class ItemEvidence:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of the text of a review."""
+
+    review_id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Persona:
     """One persona of one item; see the table `personas` in warehouse/schema.sql."""
 
@@ -74,14 +93,44 @@ class Persona:
     preference_rationale: str
     polarity: Polarity
     evidence_review_ids: tuple[str, ...]
+    evidence_spans: tuple[Span, ...]
     quotes: tuple[str, ...]
     support: float | None
+    language: str
     source: Literal["llm", "extractive", "summary"]
     fallback_reason: str | None = None
 
     @property
-    def text(self) -> str:
-        return f"{self.name}. {self.description}"
+    def claim(self) -> str:
+        """What it says of people, without the quotes that back it."""
+        return claim(self.name, self.description)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A persona that was not published; see the table `rejected_personas`. attempt: 1, or 2 after it was told why."""
+
+    item_id: str
+    name: str
+    description: str
+    polarity: str
+    support: float | None
+    source: Literal["llm", "extractive"]
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """The personas of a batch in the order of its items, what was rejected, and how many ids were carried over.
+
+    former: personas that the items had before; kept: of these, those that are still there under their id.
+    """
+
+    personas: list[Persona]
+    rejected: list[Rejected]
+    former: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,39 +141,131 @@ class Templates:
     full: PromptTemplate
 
 
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What construction knows of the catalogue beside the item at hand.
+
+    statistics: how common words are. tastes: the recognisers. background: sentences of some of its items, as (item_id,
+    whether it speaks for the item) and unit vectors, float32 (n, d); what a persona is measured against.
+    """
+
+    statistics: PhraseStatistics
+    tastes: Tastes
+    background: Sequence[tuple[str, bool]]
+    vectors: np.ndarray
+
+    def support(self, item_id: str, is_for: bool, claim: np.ndarray, evidence: np.ndarray) -> float | None:
+        """How much better a persona fits its evidence than what is said of other items: 0 to 1.
+
+        The share of other items' sentences (of the same side) that are less like the claim than its evidence is, mean
+        over the evidence: the area under the ROC curve, as Mann and Whitney's U counts it. claim: (d,), evidence: (n, d),
+        unit vectors. None without evidence or without anything to compare it with.
+        """
+        others = [row for row, (item, side) in enumerate(self.background) if item != item_id and side == is_for]
+        if not len(evidence) or not others:
+            return None
+        level = np.sort(self.vectors[others] @ claim)
+        found = np.searchsorted(level, evidence @ claim, side="left") / len(level)
+        return float(found.mean())
+
+
+def sample_sentences(
+    items: Sequence[ItemEvidence], embed: Embed, settings: PersonaSettings, domain: Domain, positive_rating: float
+) -> list[tuple[str, list[Evidence], np.ndarray]]:
+    """(item id, evidence, vectors) of a sample of items: what the recognisers adapt to, and the background is drawn from."""
+    evidence = [
+        (
+            item.item_id,
+            collect_evidence(item.reviews, domain, positive_rating, SAMPLE_SENTENCES, settings.encoder_languages),
+        )
+        for item in items
+    ]
+    vectors = embed([sentence.text for _, found in evidence for sentence in found])
+    sampled = []
+    start = 0
+    for item_id, found in evidence:
+        sampled.append((item_id, found, vectors[start : start + len(found)]))
+        start += len(found)
+    return sampled
+
+
+# Sentences of an item that enter the sample of the catalogue.
+SAMPLE_SENTENCES = 48
+# Sentences of the background: the resolution of a support.
+MAX_BACKGROUND = 1000
+
+
+def know_catalogue(
+    sampled: Sequence[tuple[str, list[Evidence], np.ndarray]],
+    statistics: PhraseStatistics,
+    domain: Domain,
+    embed: Embed,
+) -> Catalogue:
+    """Recognisers adapted to a sample of the catalogue's items, and the background."""
+    tastes = Tastes(domain, embed)
+    for is_for in (True, False):
+        passages = [passages_of(found, vectors, is_for)[0] for _, found, vectors in sampled]
+        tastes.side(is_for).adapt([entry for entry in passages if entry.rows])
+    rows = [
+        (item_id, sentence.is_for, vector)
+        for item_id, found, vectors in sampled
+        for sentence, vector in zip(found, vectors, strict=True)
+        if not sentence.is_title
+    ]
+    rows = rows[:: -(-len(rows) // MAX_BACKGROUND)] if rows else []
+    background = [(item_id, is_for) for item_id, is_for, _ in rows]
+    return Catalogue(statistics, tastes, background, np.stack([v for *_, v in rows]) if rows else np.zeros((0, 1)))
+
+
 def construct_personas(
     items: Sequence[ItemEvidence],
-    statistics: PhraseStatistics,
-    tastes: Tastes,
+    catalogue: Catalogue,
     embed: Embed,
     settings: PersonaSettings,
     domain: Domain,
     positive_rating: float,
     model: LanguageModel | None = None,
     templates: Templates | None = None,
+    former: Mapping[str, Sequence[Persona]] | None = None,
     on_progress: Callable[[str], None] | None = None,
-) -> list[Persona]:
+) -> Constructed:
     """The personas of a batch of items, one to `settings.max_personas` each, in the order of the items.
 
     embed: texts -> float32 (n, d), unit length. With `model` (and `templates`) the model decides on tastes (compact
     profile) or writes the personas (full profile); without, rules do both. Deterministic but for the model.
+    former: the personas that the items have now; a new one with the same meaning takes over the id.
     """
-    groups = _group_items(items, tastes, embed, settings, domain, positive_rating)
-    if model is not None and templates is not None and model.prompt_profile == "compact":
-        decided = _decide_tastes(items, groups, tastes, domain, model, templates.compact, on_progress)
-        chosen = _word_groups(items, decided, statistics, embed, domain)
+    former = former or {}
+    rejected: list[Rejected] = []
+    groups = _group_items(items, catalogue.tastes, embed, settings, domain, positive_rating)
+    is_compact = model is not None and templates is not None and model.prompt_profile == "compact"
+    if is_compact and model is not None and templates is not None:
+        decided = _decide_tastes(items, groups, domain, model, templates.compact, on_progress)
     else:
-        chosen = _word_groups(items, [_undecided(found) for found in groups], statistics, embed, domain)
-        if model is not None and templates is not None:
-            chosen = _written_by_model(items, chosen, embed, settings, domain, model, templates, on_progress)
+        decided = [[_Decided(group) for group in found] for found in groups]
+    chosen = _word_groups(items, decided, catalogue, embed, settings, domain, rejected)
+    if model is not None and templates is not None and not is_compact:
+        chosen = _written_by_model(
+            items, groups, chosen, catalogue, embed, settings, domain, model, templates, rejected, on_progress
+        )
     # One call for the whole batch: the encoder is slow on handfuls.
-    vectors = embed([persona.text for found in chosen for persona in found])
+    before = [list(former.get(item.item_id, ())) for item in items]
+    vectors = embed([persona.claim for found in [*chosen, *before] for persona in found])
+    of_former = sum(map(len, chosen))
     personas: list[Persona] = []
-    start = 0
-    for item, found in zip(items, chosen, strict=True):
-        personas += _finish(item, found, vectors[start : start + len(found)], settings, domain)
+    start = kept = 0
+    for item, found, earlier in zip(items, chosen, before, strict=True):
+        rows = vectors[start : start + len(found)]
         start += len(found)
-    return personas
+        finished, places = _united(found, rows, settings)
+        named = _keep_identifiers(
+            finished, rows[places], earlier, vectors[of_former : of_former + len(earlier)], settings.same_similarity
+        )
+        of_former += len(earlier)
+        named += _for_everybody(item, named, settings, domain)
+        kept += len({persona.persona_id for persona in named} & {persona.persona_id for persona in earlier})
+        personas += named
+    return Constructed(personas, rejected, sum(map(len, before)), kept)
 
 
 def acceptance_problem(
@@ -132,7 +273,7 @@ def acceptance_problem(
 ) -> str | None:
     """Why a generated persona is not accepted, or None when it is.
 
-    support: cosine similarity of its text to the centre of its evidence, None where it was not measured.
+    support: as `Catalogue.support` gives it, None where it could not be measured.
     """
     name_words = words(name)
     if not 2 <= len(name_words) <= 6 or len(name) > 60:
@@ -146,17 +287,16 @@ def acceptance_problem(
         return "the name names a thing, not a kind of person"
     if len(words(description)) < 6:
         return "the description says too little"
-    if not re.search(rf"\b(?:{domain.person}s?|they|people|someone|those|who)\b", description, re.IGNORECASE):
-        return "the description is not about a kind of person"
-    if re.search(r"\b(?:I|my|me)\b", description):
-        return "the description is in the first person"
+    if settings.language == "en":
+        if not re.search(rf"\b(?:{domain.person}s?|they|people|someone|those|who)\b", description, re.IGNORECASE):
+            return "the description is not about a kind of person"
+        if re.search(r"\b(?:I|my|me)\b", description):
+            return "the description is in the first person"
     if repeats_itself(description):
         return "the description repeats itself"
     if _MARKUP.search(name + description) or not is_usable(description, domain):
         return "the text carries markup, a link or an instruction"
-    if support is not None and support < settings.min_support:
-        return f"its evidence does not support it ({support:.2f} < {settings.min_support:.2f})"
-    return None
+    return _support_problem(support, settings)
 
 
 def persona_identifier(name: str, taken: Iterable[str]) -> str:
@@ -176,15 +316,16 @@ def _group_items(
     domain: Domain,
     positive_rating: float,
 ) -> list[list[Group]]:
+    most = settings.max_evidence_sentences
     evidence = [
-        collect_evidence(item.reviews, domain, positive_rating, settings.max_evidence_sentences) for item in items
+        collect_evidence(item.reviews, domain, positive_rating, most, settings.encoder_languages) for item in items
     ]
     vectors = embed([sentence.text for found in evidence for sentence in found])
     groups: list[list[Group]] = []
     start = 0
     for found in evidence:
         rows = vectors[start : start + len(found)]
-        groups.append(group_evidence(found, rows, tastes, settings.max_personas, settings.merge_similarity))
+        groups.append(group_evidence(found, rows, tastes, settings.max_personas))
         start += len(found)
     return groups
 
@@ -198,19 +339,18 @@ class _Decided:
     fallback_reason: str | None = None
 
 
-def _undecided(groups: Sequence[Group]) -> list[_Decided]:
-    return [_Decided(group) for group in groups]
-
-
 def _word_groups(
     items: Sequence[ItemEvidence],
     groups: Sequence[Sequence[_Decided]],
-    statistics: PhraseStatistics,
+    catalogue: Catalogue,
     embed: Embed,
+    settings: PersonaSettings,
     domain: Domain,
+    rejected: list[Rejected],
 ) -> list[list[Persona]]:
+    """The persona of each group by rules, if its evidence supports it; what it does not goes to `rejected`."""
     candidates = [
-        [candidate_phrases(decided.group, statistics, item.title, domain) for decided in found]
+        [candidate_phrases(decided.group, catalogue.statistics, item.title, domain) for decided in found]
         for item, found in zip(items, groups, strict=True)
     ]
     vocabulary = sorted({phrase for found in candidates for listed in found for phrase in listed})
@@ -227,15 +367,53 @@ def _word_groups(
             taken.add(wording.name.lower())
             personas.append(_persona(item, wording, decided, [p.persona_id for p in personas]))
         worded.append(personas)
-    texts = [persona.text for personas in worded for persona in personas]
-    support = iter(_support(embed(texts), [decided.group.centre for found in groups for decided in found]))
-    return [[replace(persona, support=next(support)) for persona in personas] for personas in worded]
+    kept: list[list[Persona]] = []
+    said = [
+        [sentence.text for sentence in decided.group.evidence[:MAX_SUPPORTING]] for found in groups for decided in found
+    ]
+    claims = embed([persona.claim for personas in worded for persona in personas])
+    evidence = embed([text for texts in said for text in texts])
+    number = start = 0
+    for item, found, personas in zip(items, groups, worded, strict=True):
+        passed = []
+        for decided, persona in zip(found, personas, strict=True):
+            own = evidence[start : start + len(said[number])]
+            is_for = decided.group.polarity != "critical"
+            support = catalogue.support(item.item_id, is_for, claims[number], own)
+            start += len(said[number])
+            number += 1
+            problem = _support_problem(support, settings)
+            if problem is None:
+                passed.append(replace(persona, support=support))
+            else:
+                rejected.append(_rejection(replace(persona, support=support), 1, problem))
+        kept.append(passed)
+    return kept
+
+
+def _support_problem(support: float | None, settings: PersonaSettings) -> str | None:
+    if support is not None and support < settings.min_support:
+        return f"its evidence does not support it ({support:.2f} < {settings.min_support:.2f})"
+    return None
+
+
+def _rejection(persona: Persona, attempt: int, reason: str) -> Rejected:
+    source: Literal["llm", "extractive"] = "llm" if persona.source == "llm" else "extractive"
+    return Rejected(
+        persona.item_id,
+        persona.name,
+        persona.description,
+        persona.polarity,
+        persona.support,
+        source,
+        attempt,
+        reason,
+    )
 
 
 def _decide_tastes(
     items: Sequence[ItemEvidence],
     groups: Sequence[Sequence[Group]],
-    tastes: Tastes,
     domain: Domain,
     model: LanguageModel,
     template: PromptTemplate,
@@ -246,7 +424,7 @@ def _decide_tastes(
     Groups with fewer than two tastes to choose from are not asked about, and stay extractive without a reason: nothing
     was rejected.
     """
-    options = [[_tastes_of(group, found, tastes) for group in found] for found in groups]
+    options = [[_tastes_of(group, found) for group in found] for found in groups]
     requests = [
         _compact_request(item, group, [taste.name for taste in near], domain, template)
         for item, found, listed in zip(items, groups, options, strict=True)
@@ -276,108 +454,192 @@ def _decide_tastes(
     return decided
 
 
-def _tastes_of(group: Group, siblings: Sequence[Group], tastes: Tastes) -> list[Taste]:
-    """What the model may choose from: the group's taste and its near ties, without the tastes of the item's other groups.
-
-    Empty for a group without a taste: talk about nothing in particular would get one by chance.
-    """
-    if group.taste is None:
-        return []
+def _tastes_of(group: Group, siblings: Sequence[Group]) -> list[Topic]:
+    """What the model may choose from: the group's taste and its near ties, without the tastes of the item's other groups."""
     others = {other.taste.name for other in siblings if other is not group and other.taste is not None}
-    near = tastes.nearest(group.centre, group.polarity == "critical", MAX_TASTES)
-    if group.taste.name not in {taste.name for taste in near}:
+    near = [topic for topic in group.near if topic.name not in others][:MAX_TASTES]
+    if group.taste is not None and group.taste not in near:
         near.append(group.taste)
-    return [taste for taste in near if taste.name not in others]
+    return near
 
 
 def _written_by_model(
     items: Sequence[ItemEvidence],
+    groups: Sequence[Sequence[Group]],
     extractive: Sequence[Sequence[Persona]],
+    catalogue: Catalogue,
     embed: Embed,
     settings: PersonaSettings,
     domain: Domain,
     model: LanguageModel,
     templates: Templates,
+    rejected: list[Rejected],
     on_progress: Callable[[str], None] | None,
 ) -> list[list[Persona]]:
-    """The full profile: the model reads summary and tuples and writes all personas of an item at once."""
-    asked = [(item, fallback) for item, fallback in zip(items, extractive, strict=True) if item.tuples]
-    requests = [_full_request(item, settings, domain, templates.full) for item, _ in asked]
-    results = {
-        item.item_id: result
-        for (item, _), result in zip(
-            asked, model.generate(requests, check=_check_personas, on_progress=on_progress), strict=True
-        )
-    }
+    """The full profile: the model reads the summary and the tuples by clusters, and writes all personas of an item at once.
+
+    An item of which too few personas are accepted is asked for once more, with what was wrong; then rules fill up.
+    """
+    context = model.settings.generation.context_length
+    shown = [_shown_tuples(item, found, settings, context) for item, found in zip(items, groups, strict=True)]
+    accepted: list[list[Persona]] = [[] for _ in items]
+    reasons: list[list[str]] = [[] for _ in items]
+    wanted = [min(2, len(item.reviews)) for item in items]
+    for attempt in (1, 2):
+        asked = [
+            row for row, clusters in enumerate(shown)
+            if clusters and len(accepted[row]) < wanted[row] and (attempt == 1 or reasons[row])
+        ]  # fmt: skip
+        requests = [
+            _full_request(items[row], shown[row], settings, domain, templates.full, reasons[row]) for row in asked
+        ]
+        results = model.generate(requests, check=_check_personas, on_progress=on_progress)
+        for row, result in zip(asked, results, strict=True):
+            if result.status == "failed":
+                reasons[row] = [result.reason or "no answer"]
+                continue
+            written, refused = _accept(items[row], shown[row], result.value, catalogue, embed, settings, domain)
+            rejected += [replace(entry, attempt=attempt) for entry in refused]
+            reasons[row] = list(dict.fromkeys(entry.reason for entry in refused))
+            if len(written) > len(accepted[row]):
+                accepted[row] = written
     chosen: list[list[Persona]] = []
-    for item, fallback in zip(items, extractive, strict=True):
-        result = results.get(item.item_id)
-        if result is None:
-            chosen.append(list(fallback))
-            continue
-        if result.status == "failed":
-            chosen.append([replace(persona, fallback_reason=result.reason) for persona in fallback])
-            continue
-        accepted, reasons = _accept(item, result.value, embed, settings, domain)
-        wanted = 1 if len(item.reviews) == 1 else 2
+    for row, fallback in enumerate(extractive):
+        found = accepted[row]
         for persona in fallback:
-            if len(accepted) >= wanted:
+            if len(found) >= max(wanted[row], 1):
                 break
-            identifier = persona_identifier(persona.name, [p.persona_id for p in accepted])
-            reason = reasons[0] if reasons else "the model wrote too few personas"
-            accepted.append(replace(persona, persona_id=identifier, fallback_reason=reason))
-        chosen.append(accepted)
+            identifier = persona_identifier(persona.name, [p.persona_id for p in found])
+            reason = reasons[row][0] if reasons[row] else "the model wrote too few personas" if shown[row] else None
+            found = [*found, replace(persona, persona_id=identifier, fallback_reason=reason)]
+        chosen.append(found)
     return chosen
 
 
+@dataclass(frozen=True)
+class _Cluster:
+    """Like-minded reviewers as the full prompt shows them: (review_id, tuple) of some, and how many there are."""
+
+    tuples: tuple[tuple[str, str], ...]
+    size: int
+    is_for: bool
+
+
+def _shown_tuples(
+    item: ItemEvidence, groups: Sequence[Group], settings: PersonaSettings, context_length: int
+) -> list[_Cluster]:
+    """The item's tuples by clusters, as many as fit the context; every cluster keeps a place, larger ones get more."""
+    said = dict(item.tuples)
+    is_positive = {review.review_id: review.is_positive for review in item.reviews}
+    members: list[tuple[list[str], bool]] = []
+    taken: set[str] = set()
+    for group in groups:
+        own = [review_id for review_id in group.review_ids if review_id in said and review_id not in taken]
+        taken.update(own)
+        if own:
+            members.append((own, group.polarity != "critical"))
+    for is_for in (True, False):
+        rest = [review_id for review_id in said if review_id not in taken and is_positive[review_id] == is_for]
+        if rest:
+            members.append((rest, is_for))
+    room = _prompt_tuples(settings, context_length)
+    shares = [1] * len(members)
+    # One more for whom it brings most, by the rule of Sainte-Lague on the square roots of the sizes.
+    while sum(shares) < min(room, len(said)):
+        open_ = [row for row, (own, _) in enumerate(members) if shares[row] < len(own)]
+        if not open_:
+            break
+        row = max(open_, key=lambda row: (len(members[row][0]) ** 0.5 / (2 * shares[row] + 1), -row))
+        shares[row] += 1
+    return [
+        _Cluster(tuple((review_id, said[review_id]) for review_id in own[:share]), len(own), is_for)
+        for (own, is_for), share in zip(members, shares, strict=True)
+    ]
+
+
+# Tokens of a persona in an answer, of a tuple in the prompt, and of the rest of the prompt: what fits a context.
+_PERSONA_TOKENS, _TUPLE_TOKENS, _PROMPT_TOKENS = 190, 80, 650
+
+
+def _prompt_tuples(settings: PersonaSettings, context_length: int) -> int:
+    room = context_length - _PROMPT_TOKENS - _most_personas(settings, context_length) * _PERSONA_TOKENS
+    return max(4, min(MAX_PROMPT_TUPLES, room // _TUPLE_TOKENS))
+
+
+def _most_personas(settings: PersonaSettings, context_length: int) -> int:
+    """A small context leaves no room for many personas."""
+    return min(settings.max_personas, max(2, context_length // 1000))
+
+
 def _accept(
-    item: ItemEvidence, answer: Sequence[dict[str, Any]], embed: Embed, settings: PersonaSettings, domain: Domain
-) -> tuple[list[Persona], list[str]]:
+    item: ItemEvidence,
+    shown: Sequence[_Cluster],
+    answer: Sequence[dict[str, Any]],
+    catalogue: Catalogue,
+    embed: Embed,
+    settings: PersonaSettings,
+    domain: Domain,
+) -> tuple[list[Persona], list[Rejected]]:
+    """The personas of one answer that pass the gate, and those that do not."""
     texts_of = {review.review_id: review.text for review in item.reviews}
-    shown = item.tuples[:MAX_PROMPT_TUPLES]
+    tuples = [entry for cluster in shown for entry in cluster.tuples]
     accepted: list[Persona] = []
-    reasons: list[str] = []
+    refused: list[Rejected] = []
     for entry in answer:
-        ids = list(dict.fromkeys(shown[n - 1][0] for n in entry["evidence"] if 1 <= n <= len(shown)))
-        if not ids:
-            reasons.append("it names no review as evidence")
-            continue
-        said = [s.text for review_id in ids for s in sentences(texts_of[review_id]) if is_usable(s.text, domain)]
-        vectors = embed([f"{entry['name']}. {entry['description']}", *said])
+        ids = list(dict.fromkeys(tuples[n - 1][0] for n in entry["evidence"] if 1 <= n <= len(tuples)))
+        said = [
+            (Span(review_id, piece.start, piece.end), piece.text)
+            for review_id in ids
+            for piece in sentences(texts_of[review_id])
+            if is_usable(piece.text, domain)
+        ]
+        name, description, rationale = entry["name"], entry["description"], entry["preference_rationale"]
+        vectors = embed([claim(name, description), *(text for _, text in said)])
         closeness = vectors[1:] @ vectors[0]
         # The best half of its sentences: a review says more than what this persona rests on.
-        best = np.sort(closeness)[::-1][: max(1, (len(said) + 1) // 2)]
-        support = float(best.mean()) if len(said) else None
-        problem = acceptance_problem(entry["name"], entry["description"], item.title, support, settings, domain)
-        if problem is None and entry["name"].lower() in {persona.name.lower() for persona in accepted}:
-            problem = "the name is already taken by another persona of the item"
-        if problem is not None:
-            reasons.append(problem)
-            continue
-        order = np.argsort(-closeness, kind="stable")
-        accepted.append(
-            Persona(
-                item.item_id,
-                persona_identifier(entry["name"], [p.persona_id for p in accepted]),
-                entry["name"],
-                entry["description"],
-                entry["preference_rationale"],
-                entry["polarity"],
-                tuple(ids),
-                tuple(tidy(said[row], MAX_QUOTE_CHARACTERS) for row in order[:MAX_QUOTES]),
-                support,
-                "llm",
-            )
+        best = np.argsort(-closeness, kind="stable")[: max(1, (len(said) + 1) // 2)]
+        polarity: Polarity = entry["polarity"]
+        read_as = stated_polarity(name, description, rationale)
+        if polarity == "appreciative" and read_as == "mixed":
+            polarity = "mixed"
+        support = catalogue.support(
+            item.item_id, polarity != "critical", vectors[0], vectors[1:][best[:MAX_SUPPORTING]]
         )
-    return accepted[: settings.max_personas], reasons
+        persona = Persona(
+            item.item_id,
+            persona_identifier(name, [p.persona_id for p in accepted]),
+            name,
+            description,
+            rationale,
+            polarity,
+            tuple(ids),
+            tuple(said[row][0] for row in best),
+            tuple(publishable(tidy(said[row][1], MAX_QUOTE_CHARACTERS)) for row in best[:MAX_QUOTES]),
+            support,
+            settings.language,
+            "llm",
+        )
+        material = " ".join([item.title, item.summary, *(texts_of[review_id] for review_id in ids)])
+        problem = None if ids else "it names no review as evidence"
+        problem = problem or acceptance_problem(name, description, item.title, support, settings, domain)
+        problem = problem or refusal((name, description, rationale), material, catalogue.statistics.counts)
+        if problem is None and polarity != "critical" and read_as == "critical":
+            problem = f"it claims to be {polarity} and reads as critical"
+        if problem is None and name.lower() in {other.name.lower() for other in accepted}:
+            problem = "the name is already taken by another persona of the item"
+        if problem is None:
+            accepted.append(persona)
+        else:
+            refused.append(_rejection(persona, 1, problem))
+    return accepted[: settings.max_personas], refused
 
 
-def _finish(
-    item: ItemEvidence, personas: Sequence[Persona], vectors: np.ndarray, settings: PersonaSettings, domain: Domain
-) -> list[Persona]:
-    """Unite near-duplicates, and see to it that somebody can take to the item.
+def _united(
+    personas: Sequence[Persona], vectors: np.ndarray, settings: PersonaSettings
+) -> tuple[list[Persona], list[int]]:
+    """The personas with near-duplicates united, and their places among those given.
 
-    vectors: float32 (len(personas), d), unit length, of the personas' texts.
+    vectors: float32 (len(personas), d), unit length, of the claims.
     """
     kept: list[Persona] = []
     rows: list[int] = []
@@ -386,7 +648,7 @@ def _finish(
             (
                 place
                 for place, other in enumerate(rows)
-                if kept[place].polarity == persona.polarity
+                if (kept[place].polarity == "critical") == (persona.polarity == "critical")
                 and float(vectors[other] @ vectors[row]) >= settings.duplicate_similarity
             ),
             None,
@@ -395,27 +657,74 @@ def _finish(
             kept.append(persona)
             rows.append(row)
         else:
-            united = tuple(dict.fromkeys(kept[twin].evidence_review_ids + persona.evidence_review_ids))
-            quotes = tuple(dict.fromkeys(kept[twin].quotes + persona.quotes))[:MAX_QUOTES]
-            kept[twin] = replace(kept[twin], evidence_review_ids=united, quotes=quotes)
-    if all(persona.polarity == "critical" for persona in kept):
-        wording = summary_wording(item.title, item.summary, item.categories, domain)
-        kept = kept[: settings.max_personas - 1]
-        kept.append(
-            Persona(
-                item.item_id,
-                persona_identifier(wording.name, [p.persona_id for p in kept]),
-                wording.name,
-                tidy(wording.description, MAX_DESCRIPTION_CHARACTERS),
-                tidy(wording.preference_rationale, MAX_RATIONALE_CHARACTERS),
-                "mixed",
-                (),
-                (),
-                None,
-                "summary",
+            united = kept[twin]
+            kept[twin] = replace(
+                united,
+                evidence_review_ids=tuple(dict.fromkeys(united.evidence_review_ids + persona.evidence_review_ids)),
+                evidence_spans=tuple(dict.fromkeys(united.evidence_spans + persona.evidence_spans)),
+                quotes=tuple(dict.fromkeys(united.quotes + persona.quotes))[:MAX_QUOTES],
             )
+    return kept, rows
+
+
+def _keep_identifiers(
+    personas: Sequence[Persona],
+    vectors: np.ndarray,
+    former: Sequence[Persona],
+    former_vectors: np.ndarray,
+    same_similarity: float,
+) -> list[Persona]:
+    """The personas, each under the id of the former one that means the same, closest pairs first.
+
+    The same: of one side (critical or not), and either by name or with claims as similar as `same_similarity`.
+    """
+    pairs = []
+    for row, persona in enumerate(personas):
+        for place, earlier in enumerate(former):
+            if (persona.polarity == "critical") != (earlier.polarity == "critical"):
+                continue
+            similarity = float(vectors[row] @ former_vectors[place])
+            if persona.name.lower() == earlier.name.lower():
+                similarity = 2.0
+            if similarity >= same_similarity:
+                pairs.append((-similarity, earlier.persona_id, row))
+    identifier: dict[int, str] = {}
+    for _, persona_id, row in sorted(pairs):
+        if row not in identifier and persona_id not in identifier.values():
+            identifier[row] = persona_id
+    named: list[Persona] = []
+    # A new persona takes no id that means somebody else, be it one that is gone.
+    taken = {persona.persona_id for persona in former} | set(identifier.values())
+    for row, persona in enumerate(personas):
+        persona_id = identifier.get(row) or persona_identifier(persona.name, taken)
+        taken.add(persona_id)
+        named.append(replace(persona, persona_id=persona_id))
+    return named
+
+
+def _for_everybody(
+    item: ItemEvidence, personas: Sequence[Persona], settings: PersonaSettings, domain: Domain
+) -> list[Persona]:
+    """The persona from the summary, where nobody is known yet who takes to the item; else none."""
+    if any(persona.polarity != "critical" for persona in personas):
+        return []
+    wording = summary_wording(item.title, item.summary, item.categories, domain)
+    return [
+        Persona(
+            item.item_id,
+            persona_identifier(wording.name, [p.persona_id for p in personas]),
+            publishable(wording.name),
+            publishable(tidy(wording.description, MAX_DESCRIPTION_CHARACTERS)),
+            publishable(tidy(wording.preference_rationale, MAX_RATIONALE_CHARACTERS)),
+            "mixed",
+            (),
+            (),
+            (),
+            None,
+            settings.language,
+            "summary",
         )
-    return kept
+    ]
 
 
 def _persona(item: ItemEvidence, wording: Wording, decided: _Decided, taken: Iterable[str]) -> Persona:
@@ -423,20 +732,18 @@ def _persona(item: ItemEvidence, wording: Wording, decided: _Decided, taken: Ite
     return Persona(
         item.item_id,
         persona_identifier(wording.name, taken),
-        wording.name,
-        tidy(wording.description, MAX_DESCRIPTION_CHARACTERS),
-        tidy(wording.preference_rationale, MAX_RATIONALE_CHARACTERS),
+        publishable(wording.name),
+        publishable(tidy(wording.description, MAX_DESCRIPTION_CHARACTERS)),
+        publishable(tidy(wording.preference_rationale, MAX_RATIONALE_CHARACTERS)),
         group.polarity,
-        tuple(group.review_ids),
-        tuple(tidy(sentence.text, MAX_QUOTE_CHARACTERS) for sentence in group.evidence[:MAX_QUOTES]),
+        group.review_ids,
+        tuple(Span(sentence.review_id, sentence.start, sentence.end) for sentence in group.evidence),
+        tuple(publishable(tidy(sentence.text, MAX_QUOTE_CHARACTERS)) for sentence in group.evidence[:MAX_QUOTES]),
         None,
+        EXTRACTIVE_LANGUAGE,
         decided.source,
         decided.fallback_reason,
     )
-
-
-def _support(vectors: np.ndarray, centres: Sequence[np.ndarray]) -> list[float]:
-    return [float(vector @ centre) for vector, centre in zip(vectors, centres, strict=True)]
 
 
 def _compact_request(
@@ -455,9 +762,17 @@ def _compact_request(
     )
 
 
-def _full_request(item: ItemEvidence, settings: PersonaSettings, domain: Domain, template: PromptTemplate) -> Request:
-    shown = item.tuples[:MAX_PROMPT_TUPLES]
-    most = 1 if len(item.reviews) == 1 else max(2, min(settings.max_personas, len(shown)))
+def _full_request(
+    item: ItemEvidence,
+    shown: Sequence[_Cluster],
+    settings: PersonaSettings,
+    domain: Domain,
+    template: PromptTemplate,
+    problems: Sequence[str],
+) -> Request:
+    """problems: why personas of the first answer were not accepted; empty when the item is asked for the first time."""
+    count = sum(len(cluster.tuples) for cluster in shown)
+    most = 1 if len(item.reviews) == 1 else max(2, min(settings.max_personas, count, len(shown) + 2))
     persona = {
         "type": "object",
         "properties": {
@@ -467,14 +782,22 @@ def _full_request(item: ItemEvidence, settings: PersonaSettings, domain: Domain,
             "polarity": {"enum": ["appreciative", "critical", "mixed"]},
             "evidence": {
                 "type": "array",
-                "items": {"type": "integer", "minimum": 1, "maximum": len(shown)},
+                "items": {"type": "integer", "minimum": 1, "maximum": count},
                 "minItems": 1,
-                "maxItems": min(8, len(shown)),
+                "maxItems": min(8, count),
             },
         },
         "required": ["name", "description", "preference_rationale", "polarity", "evidence"],
         "additionalProperties": False,
     }
+    number = 0
+    clusters = []
+    for cluster in shown:
+        lines = []
+        for _, said in cluster.tuples:
+            number += 1
+            lines.append((number, delimit(said, 260)))
+        clusters.append({"size": cluster.size, "is_for": cluster.is_for, "lines": lines})
     return Request(
         task="personas",
         subject=f"{item.catalog}/item/{item.item_id}",
@@ -482,13 +805,15 @@ def _full_request(item: ItemEvidence, settings: PersonaSettings, domain: Domain,
             domain=domain,
             title=delimit(item.title, 160),
             summary=delimit(item.summary, 500),
-            evidence=[delimit(line, 260) for _, line in shown],
+            clusters=clusters,
             fewest=min(2, most),
             most=most,
+            language=settings.language,
+            problems=[delimit(problem, 160) for problem in problems[:4]],
         ),
         template=template.fingerprint,
         schema={"type": "array", "items": persona, "minItems": min(2, most), "maxItems": most},
-        max_tokens=190 * most,
+        max_tokens=_PERSONA_TOKENS * most,
     )
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from persona4rec_pipeline.personas.grouping import Polarity
+Polarity = Literal["appreciative", "critical", "mixed"]
 
 # Weights of the parts of a persona; the rationale is the one part that must be about this item.
 NAME_WEIGHT = 2.0

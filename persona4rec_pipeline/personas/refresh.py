@@ -13,8 +13,9 @@ import hashlib
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 
@@ -29,17 +30,28 @@ from persona4rec_pipeline.personas.aspects import (
     extract_aspects,
     ground_aspects,
 )
-from persona4rec_pipeline.personas.construct import ItemEvidence, Persona, Templates, construct_personas
+from persona4rec_pipeline.personas.construct import (
+    Catalogue,
+    Constructed,
+    ItemEvidence,
+    Persona,
+    Templates,
+    construct_personas,
+    know_catalogue,
+    sample_sentences,
+)
 from persona4rec_pipeline.personas.domains import Domain, domain_fingerprint
 from persona4rec_pipeline.personas.grouping import TrainReview
+from persona4rec_pipeline.personas.languages import language_of
 from persona4rec_pipeline.personas.summaries import safe_categories
-from persona4rec_pipeline.personas.tastes import Tastes
 from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database, replace_changed_rows
 
 # Items whose sentences are embedded and grouped together: bounds the memory, keeps the encoder's batches full.
 ITEMS_PER_BATCH = 64
+# Items that the recognisers of tastes adapt to.
+SAMPLE_ITEMS = 150
 # Reviews whose aspects are stored in one transaction.
 REVIEWS_PER_BATCH = 2048
 
@@ -48,7 +60,7 @@ Tell = Callable[[str], None]
 _ASPECT_COLUMNS = [
     "catalog", "review_id", "item_id", "user_id",
     *(column for name in SLOTS for column in (name, f"{name}_span")),
-    "is_evidence", "source", "fallback_reason", "made_from",
+    "language", "is_evidence", "source", "fallback_reason", "made_from",
 ]  # fmt: skip
 # The title stands in the prompt, so a new title is a change of the review as well.
 _TRAIN_REVIEWS = """
@@ -67,12 +79,16 @@ _CHANGED_REVIEWS = f"""
 @dataclass(frozen=True)
 class Refreshed:
     """What a refresh did. rows: reviews or items looked at; made: of these, those worked on; removed: rows whose source
-    is gone; fallbacks: why the model's answers of this refresh were not used -> how often."""
+    is gone; fallbacks: why the model's answers of this refresh were not used -> how often. rejected: why personas were
+    not published -> how often; former, kept: personas of the items worked on, and how many of them keep their id."""
 
     rows: int
     made: int
     removed: int
     fallbacks: Counter[str]
+    rejected: Counter[str] = field(default_factory=Counter)
+    former: int = 0
+    kept: int = 0
 
 
 def refresh_aspects(
@@ -102,13 +118,12 @@ def refresh_aspects(
     found = _read_reviews(_pages(warehouse, parameters), changed, catalog, domain, model, tell)
     while batch := list(islice(found, REVIEWS_PER_BATCH)):
         stored = []
-        for (review_id, item_id, user_id, _, _, made_from), aspects, reason in batch:
+        for (review_id, item_id, user_id, _, text, made_from), aspects, reason in batch:
             spans = (part for slot in map(aspects.slots.get, SLOTS)
                      for part in ((slot.value, [slot.start, slot.end]) if slot else (None, None)))  # fmt: skip
             is_evidence = aspects.null_fraction <= settings.personas.max_null_fraction
-            stored.append(
-                (catalog, review_id, item_id, user_id, *spans, is_evidence, aspects.source, reason, made_from)
-            )
+            told = (language_of(text), is_evidence, aspects.source, reason, made_from)
+            stored.append((catalog, review_id, item_id, user_id, *spans, *told))
             fallbacks.update([reason] if reason else [])
         frame = pd.DataFrame(stored, columns=_ASPECT_COLUMNS)
         warehouse.replace("review_aspects", frame, catalog, ("review_id", list(frame["review_id"])))
@@ -143,38 +158,46 @@ def refresh_personas(
                (SELECT item_id FROM item_summaries WHERE catalog = $catalog)""",
             {"catalog": catalog},
         )
+        connection.execute(
+            """DELETE FROM rejected_personas WHERE catalog = $catalog AND item_id NOT IN
+               (SELECT item_id FROM item_summaries WHERE catalog = $catalog)""",
+            {"catalog": catalog},
+        )
     known = dict(warehouse.rows("SELECT item_id, made_from FROM persona_evidence WHERE catalog = ?", [catalog]))
     items = warehouse.rows("SELECT count(*) FROM item_summaries WHERE catalog = ?", [catalog])[0][0]
     changed = (found for found in _items(warehouse, catalog, version) if known.get(found[0].item_id) != found[1])
-    statistics: PhraseStatistics | None = None
-    tastes: Tastes | None = None
+    catalogue: Catalogue | None = None
     templates = Templates(
         PromptTemplate.load(PROMPTS, "personas.compact.jinja"), PromptTemplate.load(PROMPTS, "personas.full.jinja")
     )
     fallbacks: Counter[str] = Counter()
-    made = personas = 0
+    rejected: Counter[str] = Counter()
+    made = personas = former = kept = 0
     while batch := list(islice(changed, ITEMS_PER_BATCH)):
-        if statistics is None or tastes is None:  # costs a pass over the catalogue; an unchanged one does not need it
-            statistics = PhraseStatistics.of(_train_texts(warehouse, catalog), domain)
-            tastes = Tastes(domain, text_encoder.encode)
+        if catalogue is None:  # costs a pass over the catalogue; an unchanged one does not need it
+            catalogue = _know_catalogue(warehouse, catalog, version, domain, settings, text_encoder, tell)
         found = construct_personas(
             [item for item, _ in batch],
-            statistics,
-            tastes,
+            catalogue,
             text_encoder.encode,
             settings.personas,
             domain,
             settings.reviews.positive_rating,
             model,
             templates,
+            _former_personas(warehouse, catalog, [item.item_id for item, _ in batch]),
             on_progress=tell,
         )
         _store_personas(warehouse, catalog, batch, found)
-        fallbacks.update(persona.fallback_reason for persona in found if persona.fallback_reason)
+        fallbacks.update(persona.fallback_reason for persona in found.personas if persona.fallback_reason)
+        # Without the figures in brackets, or every rejection would be a reason of its own.
+        rejected.update(entry.reason.split(" (")[0] for entry in found.rejected)
         made += len(batch)
-        personas += len(found)
+        personas += len(found.personas)
+        former += found.former
+        kept += found.kept
         tell(f"{made} items with new or changed evidence, {personas} personas")
-    return Refreshed(items, made, len(removed), fallbacks)
+    return Refreshed(items, made, len(removed), fallbacks, rejected, former, kept)
 
 
 def changed_evidence(
@@ -256,21 +279,23 @@ def _pages(warehouse: Database, parameters: dict[str, str]) -> Iterator[tuple]:
         last = (page[-1][1], page[-1][0])
 
 
-def _items(warehouse: Database, catalog: str, version: str) -> Iterator[tuple[ItemEvidence, str]]:
-    """Every item with its evidence and the hash of both and `version`, read a batch at a time."""
+def _items(warehouse: Database, catalog: str, version: str, where: str = "TRUE") -> Iterator[tuple[ItemEvidence, str]]:
+    """Every item (of those that the SQL condition `where` picks) with its evidence and the hash of both and `version`, read
+    a batch at a time."""
     last = ""
     while True:
         with warehouse.read() as connection:
             items = connection.execute(
-                """SELECT item_summaries.item_id, item_summaries.title, item_summaries.summary, items.categories
+                f"""SELECT item_summaries.item_id, item_summaries.title, item_summaries.summary, items.categories
                    FROM item_summaries JOIN items USING (catalog, item_id)
-                   WHERE catalog = ? AND item_id > ? ORDER BY item_id LIMIT ?""",
+                   WHERE catalog = ? AND item_id > ? AND {where} ORDER BY item_id LIMIT ?""",
                 [catalog, last, ITEMS_PER_BATCH],
             ).fetchall()
             if not items:
                 return
             reviews = connection.execute(
-                f"""SELECT reviews.item_id, review_id, reviews.text, reviews.is_positive, reviews.rating,
+                f"""SELECT reviews.item_id, review_id, reviews.text, reviews.is_positive, reviews.rating, reviews.title,
+                           review_aspects.language,
                            {", ".join(f"review_aspects.{name}" for name in SLOTS)}
                     FROM reviews JOIN review_aspects USING (catalog, review_id) JOIN splits USING (catalog, review_id)
                     WHERE catalog = ? AND review_aspects.is_evidence AND splits.split = 'train'
@@ -279,8 +304,8 @@ def _items(warehouse: Database, catalog: str, version: str) -> Iterator[tuple[It
             ).fetchall()
         reviews_of: dict[str, list[TrainReview]] = defaultdict(list)
         tuples_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for item_id, review_id, text, is_positive, rating, *values in reviews:
-            reviews_of[item_id].append(TrainReview(review_id, text, is_positive, rating))
+        for item_id, review_id, text, is_positive, rating, title, language, *values in reviews:
+            reviews_of[item_id].append(TrainReview(review_id, text, is_positive, rating, title, language))
             said = "; ".join(f"{name.replace('_', ' ')}: {v}" for name, v in zip(SLOTS, values, strict=True) if v)
             verdict = "liked" if is_positive else "not liked"
             tuples_of[item_id].append((review_id, f"({verdict}) {said}"))
@@ -307,14 +332,58 @@ def _train_texts(warehouse: Database, catalog: str) -> Iterator[str]:
     return (text for (text,) in rows)
 
 
+def _know_catalogue(
+    warehouse: Database,
+    catalog: str,
+    version: str,
+    domain: Domain,
+    settings: Settings,
+    text_encoder: TextEncoder,
+    tell: Tell,
+) -> Catalogue:
+    """The recognisers, adapted to a sample of the catalogue's items: those with the smallest hashes of their ids, so that
+    it stays the same as the catalogue grows, but for a few."""
+    chosen = f"""item_summaries.item_id IN (
+        SELECT item_id FROM review_aspects WHERE review_aspects.catalog = item_summaries.catalog AND is_evidence
+        GROUP BY item_id ORDER BY md5(item_id) LIMIT {SAMPLE_ITEMS})"""
+    items = [item for item, _ in _items(warehouse, catalog, version, chosen)]
+    sampled = sample_sentences(items, text_encoder.encode, settings.personas, domain, settings.reviews.positive_rating)
+    statistics = PhraseStatistics.of(_train_texts(warehouse, catalog), domain)
+    catalogue = know_catalogue(sampled, statistics, domain, text_encoder.encode)
+    tell(f"tastes learnt from {sum(len(found) for _, found, _ in sampled)} sentences on {len(items)} items")
+    return catalogue
+
+
+def _former_personas(warehouse: Database, catalog: str, items: Sequence[str]) -> dict[str, list[Persona]]:
+    """The personas that the items have now, those from a summary apart: they mean nobody in particular."""
+    rows = warehouse.rows(
+        """SELECT item_id, persona_id, name, description, preference_rationale, polarity, source FROM personas
+           WHERE catalog = ? AND source <> 'summary' AND item_id IN (SELECT unnest(?)) ORDER BY item_id, persona_id""",
+        [catalog, list(items)],
+    )
+    former: dict[str, list[Persona]] = defaultdict(list)
+    for item_id, persona_id, name, description, rationale, polarity, source in rows:
+        former[item_id].append(
+            Persona(item_id, persona_id, name, description, rationale, polarity, (), (), (), None, "", source)
+        )
+    return former
+
+
+_PERSONA_COLUMNS = [
+    "catalog", "item_id", "persona_id", "name", "description", "preference_rationale", "polarity",
+    "evidence_review_ids", "evidence_spans", "quotes", "support", "language", "source", "fallback_reason",
+]  # fmt: skip
+_REJECTED_COLUMNS = [
+    "catalog", "item_id", "name", "description", "polarity", "support", "source", "attempt", "reason",
+]  # fmt: skip
+
+
 def _store_personas(
-    warehouse: Database, catalog: str, batch: Sequence[tuple[ItemEvidence, str]], made: Sequence[Persona]
+    warehouse: Database, catalog: str, batch: Sequence[tuple[ItemEvidence, str]], made: Constructed
 ) -> None:
-    """The personas of a batch of items and what they were made from, in one transaction."""
-    names = ["catalog", "item_id", "persona_id", "name", "description", "preference_rationale", "polarity",
-             "evidence_review_ids", "quotes", "support", "source", "fallback_reason"]  # fmt: skip
-    rows = [[catalog, *(list(v) if isinstance(v, tuple) else v for v in astuple(persona))] for persona in made]
-    personas = pd.DataFrame(rows, columns=names)
+    """The personas of a batch of items, what was rejected, and what they were made from, in one transaction."""
+    personas = _frame(catalog, made.personas, _PERSONA_COLUMNS)
+    rejected = _frame(catalog, made.rejected, _REJECTED_COLUMNS)
     evidence = pd.DataFrame(
         [(catalog, item.item_id, made_from) for item, made_from in batch], columns=["catalog", "item_id", "made_from"]
     )
@@ -324,3 +393,15 @@ def _store_personas(
         for table, frame in (("personas", personas), ("persona_evidence", evidence)):
             connection.register("made", frame)
             replace_changed_rows(connection, table, "FROM made", scope, parameters)
+        connection.register("refused", rejected)
+        connection.execute(f"DELETE FROM rejected_personas WHERE {scope}", parameters)
+        connection.execute("INSERT INTO rejected_personas BY NAME FROM refused")
+
+
+def _frame(catalog: str, records: Sequence[Any], columns: list[str]) -> pd.DataFrame:
+    rows = [{"catalog": catalog, **asdict(record)} for record in records]
+    frame = pd.DataFrame(rows, columns=columns)
+    for name in ("evidence_review_ids", "evidence_spans", "quotes"):
+        if name in frame:
+            frame[name] = frame[name].map(list)
+    return frame

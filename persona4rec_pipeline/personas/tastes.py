@@ -1,7 +1,14 @@
-"""Kinds of taste and of complaint as vectors, so that a sentence finds the one it is about.
+"""Which kind of taste or of complaint a passage of a review is about.
 
-Belongs here: the domain's tastes, encoded, and the search among them. Does not belong here: the words themselves
-(`domain_words/`) and how a persona is worded (`wording.py`).
+Belongs here: the recogniser, learnt from the domain's example sentences and adapted to a catalogue. Does not belong
+here: the examples themselves (`domain_words/`), how passages become groups (`grouping.py`) and how a persona is worded
+(`wording.py`).
+
+A passage is a few neighbouring sentences of one review, for or against the item. Each sentence is a unit vector of the
+sentence encoder beside the words that it shares with the examples, because meaning alone is blind to telling words
+("glacial pace"). Softmax regression gives the probability of every topic, and of idle talk. Which topics an item has is
+then decided for all its passages together: a mixture per item, fitted by expectation maximisation, in which a topic with
+too little weight dies out (a Dirichlet prior below 1) and topics that are common in the catalogue start ahead.
 """
 
 from __future__ import annotations
@@ -10,18 +17,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
-from persona4rec_pipeline.personas.domains import Domain
+from persona4rec_pipeline.personas.domains import Domain, Topic
+from persona4rec_pipeline.personas.text import content_words, stem
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
-# How much closer to a taste than idle talk a sentence must be, in cosine, to be about that taste. Of the sentences of
-# real reviews about a third pass; read by eye, those below mostly do not belong to the taste that is closest to them.
-MIN_ADVANTAGE = 0.28
-# Cosines closer together than this do not decide between two tastes.
-NEAR_TIE = 0.05
-# What reviews of anything say. Some tastes are close to all of it ("read", "love", "story"); what they owe to that is
-# taken off, or they would win everywhere.
+# Inverse strength of the regularisation, of the examples alone and with sentences of the catalogue beside them.
+EXAMPLES_C = 20.0
+ADAPTED_C = 50.0
+# How sure a passage must be for its sentences to become examples, and what one weighs beside a written example.
+SURE = 0.9
+PASSAGE_WEIGHT = 0.5
+ADAPTATIONS = 2
+# What idle talk loses per sentence, in nats: a passage may be about something even if most of it is chat.
+IDLE_PENALTY = 0.5
+# Weight (in passages) that a topic of an item loses in every step, and that the catalogue's prior adds.
+SPARSITY = 0.3
+PRIOR_WEIGHT = 3.0
+_STEPS = 30
+_FLOOR = 1e-3
+# What reviews of anything say, whatever they are about.
 _IDLE_TALK = (
     "I read it last week and finished it in two days.",
     "I had put this off for far too long.",
@@ -38,56 +56,131 @@ _IDLE_TALK = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Taste:
-    """A kind of taste or complaint: its name, what such people look for or object to, and its unit vector, (d,).
+@dataclass(frozen=True)
+class Passages:
+    """Passages of one item: the texts of their sentences, the vectors of these, float32 (sentences, d), and for each
+    passage its rows among them."""
 
-    idle: mean cosine of the taste and idle talk.
+    texts: Sequence[str]
+    vectors: np.ndarray
+    rows: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the passages of an item are about.
+
+    probabilities: float64 (passages, topics + 1), rows sum to 1, the last column is idle talk. advantage: float64, same
+    shape: log probability of each topic by the passage alone, per sentence. by_sentence: float64 (sentences, topics + 1).
     """
 
-    name: str
-    meaning: str
-    vector: np.ndarray
-    idle: float
+    probabilities: np.ndarray
+    advantage: np.ndarray
+    by_sentence: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Passages per topic, float64 (topics + 1,)."""
+        return self.probabilities.sum(axis=0)
+
+
+class Recogniser:
+    """Tells which of some topics passages are about. `topics` in the order of the columns of `Recognised`."""
+
+    def __init__(self, topics: Mapping[str, Topic], embed: Embed):
+        """embed: texts -> float32 (n, d), unit length."""
+        self.topics = list(topics.values())
+        texts: list[str] = []
+        labels: list[int] = []
+        for label, topic in enumerate(self.topics):
+            examples = [f"{topic.name}: {topic.meaning}", *topic.says]
+            texts += examples
+            labels += [label] * len(examples)
+        texts += _IDLE_TALK
+        labels += [len(self.topics)] * len(_IDLE_TALK)
+        self._words = TfidfVectorizer(analyzer=_stems, sublinear_tf=True).fit(texts)
+        self._features = self._of(texts, embed(texts))
+        self._labels = np.array(labels)
+        self._model = _fitted(EXAMPLES_C, self._features, self._labels, None)
+        self._prior = np.full(len(self.topics) + 1, 1 / (len(self.topics) + 1))
+
+    def adapt(self, items: Sequence[Passages]) -> None:
+        """Learn how this catalogue speaks: passages that are surely about a topic become examples of it.
+
+        items: passages of a sample of its items. Deterministic. Without a sure passage nothing changes but the prior.
+        """
+        features = [self._of(item.texts, item.vectors) for item in items]
+        for last in range(ADAPTATIONS + 1):
+            found = [self._recognise(item, known) for item, known in zip(items, features, strict=True)]
+            self._prior = self._common_topics(found)
+            if last == ADAPTATIONS:
+                return
+            rows, labels, weights = [], [], []
+            for item, known, recognised in zip(items, features, found, strict=True):
+                for passage, probabilities in zip(item.rows, recognised.probabilities, strict=True):
+                    label = int(probabilities.argmax())
+                    if probabilities[label] >= SURE:
+                        rows.append(known[list(passage)])
+                        labels += [label] * len(passage)
+                        weights += [PASSAGE_WEIGHT * probabilities[label] / np.sqrt(len(passage))] * len(passage)
+            if rows:
+                self._model = _fitted(
+                    ADAPTED_C,
+                    np.concatenate([self._features, *rows]),
+                    np.concatenate([self._labels, labels]),
+                    np.concatenate([np.ones(len(self._labels)), weights]),
+                )
+
+    def recognise(self, item: Passages) -> Recognised:
+        """What the passages of one item are about; deterministic, and independent of their order up to rounding."""
+        return self._recognise(item, self._of(item.texts, item.vectors))
+
+    def _recognise(self, item: Passages, features: np.ndarray) -> Recognised:
+        size = len(self.topics) + 1
+        if not len(item.rows):
+            return Recognised(np.zeros((0, size)), np.zeros((0, size)), np.zeros((0, size)))
+        by_sentence = self._model.predict_log_proba(features)
+        evidence = np.stack([by_sentence[list(rows)].sum(axis=0) for rows in item.rows])
+        lengths = np.array([len(rows) for rows in item.rows])
+        evidence[:, -1] -= IDLE_PENALTY * lengths
+        mixture = self._prior
+        for _ in range(_STEPS):
+            weighted = evidence + np.log(mixture)
+            weighted = np.exp(weighted - weighted.max(axis=1, keepdims=True))
+            probabilities = weighted / weighted.sum(axis=1, keepdims=True)
+            mixture = np.maximum(probabilities.sum(axis=0) - SPARSITY, 0) + PRIOR_WEIGHT * self._prior + _FLOOR
+            mixture = mixture / mixture.sum()
+        return Recognised(probabilities, evidence / lengths[:, None], by_sentence)
+
+    def _common_topics(self, found: Sequence[Recognised]) -> np.ndarray:
+        # An item counts for so much and no more: one best-seller is not the catalogue.
+        total = sum((np.minimum(recognised.weights, 4.0) for recognised in found), np.zeros(len(self.topics) + 1))
+        prior = total + 0.5
+        return prior / prior.sum()
+
+    def _of(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        if not len(texts):
+            return np.zeros((0, vectors.shape[1] + len(self._words.vocabulary_)), np.float32)
+        return np.hstack([vectors, self._words.transform(texts).toarray().astype(np.float32)])
 
 
 class Tastes:
-    """The tastes and complaints of one domain."""
+    """The recognisers of a domain: of tastes, for what speaks for an item, and of complaints, for what speaks against."""
 
-    def __init__(self, domain: Domain, embed: Embed, near_tie: float = NEAR_TIE):
-        """embed: texts -> float32 (n, d), unit length; near_tie: cosine below which two tastes are a tie."""
-        self._near_tie = near_tie
-        idle = embed(list(_IDLE_TALK))
-        self._tastes = self._encoded(domain.tastes, embed, idle)
-        self._complaints = self._encoded(domain.complaints, embed, idle)
+    def __init__(self, domain: Domain, embed: Embed):
+        """embed: texts -> float32 (n, d), unit length."""
+        self._for = Recogniser(domain.tastes, embed)
+        self._against = Recogniser(domain.complaints, embed)
 
-    def of_sentences(self, vectors: np.ndarray, are_complaints: bool) -> list[Taste | None]:
-        """The taste (or complaint) that each sentence is about, None where it is about none.
+    def side(self, is_for: bool) -> Recogniser:
+        return self._for if is_for else self._against
 
-        vectors: float32 (n, d), unit length.
-        """
-        found = self._complaints if are_complaints else self._tastes
-        if not len(vectors):
-            return []
-        idle = np.array([taste.idle for taste in found])
-        advantage = vectors @ np.stack([taste.vector for taste in found]).T - idle
-        best = advantage.argmax(axis=1)
-        return [
-            found[taste] if advantage[row, taste] >= MIN_ADVANTAGE else None for row, taste in enumerate(best.tolist())
-        ]
 
-    def nearest(self, centre: np.ndarray, are_complaints: bool, most: int) -> list[Taste]:
-        """The tastes (or complaints) that a group's centre (d,) may well be about: the closest, and its near ties."""
-        found = self._complaints if are_complaints else self._tastes
-        advantage = {taste.name: float(taste.vector @ centre) - taste.idle for taste in found}
-        ranked = sorted(found, key=lambda taste: (-advantage[taste.name], taste.name))
-        least = advantage[ranked[0].name] - self._near_tie
-        return [taste for taste in ranked[:most] if advantage[taste.name] >= least]
+def _stems(text: str) -> list[str]:
+    return [stem(word) for word in content_words(text)]
 
-    @staticmethod
-    def _encoded(entries: Mapping[str, str], embed: Embed, idle: np.ndarray) -> list[Taste]:
-        vectors = embed([f"{name}: {meaning}" for name, meaning in entries.items()])
-        return [
-            Taste(name, meaning, vector, float((idle @ vector).mean()))
-            for (name, meaning), vector in zip(entries.items(), vectors, strict=True)
-        ]
+
+def _fitted(
+    inverse_strength: float, features: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> LogisticRegression:
+    return LogisticRegression(C=inverse_strength, max_iter=1000).fit(features, labels, sample_weight=weights)

@@ -16,27 +16,12 @@ import numpy as np
 
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.grouping import Group, Polarity
-from persona4rec_pipeline.personas.text import CapitalCounts, content_words, phrases, sentiment, stem, tidy, words
+from persona4rec_pipeline.personas.polarity import sentence_stance
+from persona4rec_pipeline.personas.text import CapitalCounts, content_words, phrases, sentences, stem, tidy, words
 
 # Candidate phrases per group whose meaning is compared with the group's centre.
 CANDIDATES = 8
 _ADJECTIVE = re.compile(r"(?:y|ful|ous|ic|al|ive|ish|less|able|ible|est)$")
-# Tastes that name people already.
-_PEOPLE = frozenset(
-    [
-        "musician",
-        "tinkerer",
-        "gift-giver",
-        "traveller",
-        "player",
-        "hunter",
-        "regular",
-        "owner",
-        "eater",
-        "professional",
-        "collector",
-    ]
-)
 _VERBISH = re.compile(r"(?:ing|ed|ly)$")
 
 
@@ -94,8 +79,8 @@ def candidate_phrases(group: Group, statistics: PhraseStatistics, title: str, do
         return spoken_by * shape * min(rarity, 5.0)
 
     # A persona is not named after the opposite of what it feels.
-    against = {"appreciative": -1, "critical": 1, "mixed": None}[group.polarity]
-    fitting = [phrase for phrase in counts if sentiment(phrase) != against] or list(counts)
+    side = {"appreciative": 1, "critical": -1, "mixed": 0}[group.polarity]
+    fitting = [phrase for phrase in counts if sentence_stance(phrase) * side >= 0] or list(counts)
     return sorted(fitting, key=lambda phrase: (-value(phrase), phrase))[:CANDIDATES]
 
 
@@ -126,8 +111,10 @@ def write_persona(group: Group, chosen: Sequence[str], title: str, domain: Domai
     """
     quotes = [tidy(sentence.text, 200) for sentence in group.evidence[:2]]
     chosen = list(chosen) or [_topic(group, domain)]
-    subjects = [group.taste.name] if group.taste else []
-    names = [_name(subject, group.polarity, domain) for subject in [*subjects, *map(_noun(domain), chosen)]]
+    names = [group.taste.who] if group.taste else []
+    names += [_name(subject, group.polarity, domain) for subject in map(_noun(domain), chosen)]
+    if group.polarity == "mixed":
+        names = [f"Half-convinced {name[:1].lower()}{name[1:]}" for name in names]
     name = next((name for name in names if name.lower() not in taken_names), None)
     if name is None:
         name = next(f"{names[0]} {n}" for n in range(2, 100) if f"{names[0]} {n}".lower() not in taken_names)
@@ -135,19 +122,25 @@ def write_persona(group: Group, chosen: Sequence[str], title: str, domain: Domai
     person = domain.person
     reason = group.taste.meaning if group.taste else topics
     if group.polarity == "critical":
-        looks = f"is put off by {group.taste.meaning}" if group.taste else f"is put off by {topics}"
+        looks = f"is put off by {reason}"
         rationale = f"They do not take to {title} because of {reason}"
     elif group.polarity == "mixed":
-        looks = f"looks for {group.taste.meaning}" if group.taste else f"cares about {topics}"
+        looks = f"looks for {reason}" if group.taste else f"cares about {topics}"
         rationale = f"They are of two minds about {title} when it comes to {reason}"
     else:
-        looks = f"looks for {group.taste.meaning}" if group.taste else f"is drawn to {topics}"
+        looks = f"looks for {reason}" if group.taste else f"is drawn to {topics}"
         rationale = f"They take to {title} for {reason}"
     description = f"This {person} {looks}."
     if group.taste:
         description += f" They speak of {topics}."
     description += f" What they say: {' '.join(f'“{quote}”' for quote in quotes)}"
     return Wording(name, description, f"{rationale}: “{tidy(group.evidence[0].text, 140)}”")
+
+
+def claim(name: str, description: str) -> str:
+    """What a persona says of people, without the quotes that back it: the name and the first sentence."""
+    first = next(iter(sentences(description.split("“")[0])), None)
+    return f"{name}. {first.text}" if first else name
 
 
 def summary_wording(title: str, summary: str, categories: Sequence[str], domain: Domain) -> Wording:
@@ -168,13 +161,7 @@ def join_words(items: Sequence[str]) -> str:
 
 
 def _name(subject: str, polarity: Polarity, domain: Domain) -> str:
-    subject = f"{subject[:1].upper()}{subject[1:]}"
-    if polarity == "critical":
-        return f"{subject} critic"
-    person = "" if subject.split()[-1].lower() in _PEOPLE else f" {domain.person}"
-    if polarity == "mixed":
-        return f"Undecided {subject[:1].lower()}{subject[1:]}{person}"
-    return f"{subject}{person}"
+    return f"{subject[:1].upper()}{subject[1:]} {'critic' if polarity == 'critical' else domain.person}"
 
 
 def _noun(domain: Domain) -> Callable[[str], str]:
