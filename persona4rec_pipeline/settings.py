@@ -174,10 +174,11 @@ class PersonaSettings(Group):
         description="Cosine similarity from which a persona means the same as a former one, and keeps its id.",
     )
     min_support: float = Field(
-        0.7,
+        0.3,
         ge=0,
         le=1,
-        description="Share of what is said of other items that a persona's evidence must fit it better than.",
+        description="Share of what is said of other items that a persona's evidence must fit it better than, on average. "
+        "Higher is stricter: on the sample of books 0.6 costs 13 points of recall for 3 points of precision.",
     )
     max_evidence_sentences: int = Field(
         120,

@@ -190,7 +190,7 @@ def sample_sentences(
 
 
 # Sentences of an item that enter the sample of the catalogue.
-SAMPLE_SENTENCES = 48
+SAMPLE_SENTENCES = 120
 # Sentences of the background: the resolution of a support.
 MAX_BACKGROUND = 1000
 

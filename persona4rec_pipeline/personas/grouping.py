@@ -39,6 +39,8 @@ MIN_MINORITY_SHARE = 0.3
 MIN_WEIGHT = 0.8
 # Share of a group's reviewers who must be of two minds for its polarity to be mixed.
 MIXED_SHARE = 0.6
+# Among how many likeliest topics of a sentence a passage's own must be, for the sentence to be evidence of it.
+CLOSE_RANK = 2
 # Topics between which the difference, in nats per sentence and passage, does not decide.
 NEAR_TIE = 0.35
 # Lengths, in characters, between which a sentence reads well as a quote.
@@ -249,9 +251,12 @@ def _by_topic(
             own = {place: recognised.by_sentence[place_rows[place], number] for place in places[member]}
             body = [place for place in places[member] if not evidence[place].is_title]
             # What a passage says beside its topic is no evidence of it; its most telling sentence always is.
-            best = max(own[place] for place in body)
-            said += [(float(own[place]), place) for place in body if own[place] >= best - 1.0]
-        advantage = recognised.advantage[members].mean(axis=0)[:-1]
+            best = max(body, key=lambda place: (own[place], -place))
+            for place in body:
+                rivals = np.sort(recognised.by_sentence[place_rows[place]])[-CLOSE_RANK]
+                if place == best or own[place] >= rivals:
+                    said.append((float(own[place]), place))
+        advantage = recognised.advantage[members].mean(axis=0)[: len(recogniser.topics)]
         close = [int(other) for other in np.argsort(-advantage, kind="stable")]
         near = tuple(recogniser.topics[other] for other in close if advantage[other] >= advantage[number] - NEAR_TIE)
         groups.append(_group(evidence, vectors, said, is_for, topic, near))

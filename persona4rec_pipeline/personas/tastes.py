@@ -6,7 +6,7 @@ here: the examples themselves (`domain_words/`), how passages become groups (`gr
 
 A passage is a few neighbouring sentences of one review, for or against the item. Each sentence is a unit vector of the
 sentence encoder beside the words that it shares with the examples, because meaning alone is blind to telling words
-("glacial pace"). Softmax regression gives the probability of every topic, and of idle talk. Which topics an item has is
+("glacial pace"). Softmax regression gives the probability of every topic, of idle talk, of talk about the occasion and about the shop. Which topics an item has is
 then decided for all its passages together: a mixture per item, fitted by expectation maximisation, in which a topic with
 too little weight dies out (a Dirichlet prior below 1) and topics that are common in the catalogue start ahead.
 """
@@ -30,9 +30,12 @@ EXAMPLES_C = 20.0
 ADAPTED_C = 50.0
 # How sure a passage must be for its sentences to become examples, and what one weighs beside a written example.
 SURE = 0.9
-PASSAGE_WEIGHT = 0.5
-ADAPTATIONS = 2
-# What idle talk loses per sentence, in nats: a passage may be about something even if most of it is chat.
+PASSAGE_WEIGHT = 0.3
+ADAPTATIONS = 1
+# Written examples that the passages of a topic may weigh in sum.
+MOST_WEIGHT = 9.0
+# What idle talk and talk about the occasion lose per sentence, in nats: a passage may be about something even if most of
+# it is chat.
 IDLE_PENALTY = 0.5
 # Weight (in passages) that a topic of an item loses in every step, and that the catalogue's prior adds.
 SPARSITY = 0.3
@@ -54,6 +57,38 @@ _IDLE_TALK = (
     "I did not expect to like it this much.",
     "What stays with me is the scene with the two of them.",
 )
+# What they say of themselves and of the occasion.
+_OCCASION_TALK = (
+    "It was assigned at college and I kept my copy.",
+    "Our club picked it for March and everybody came.",
+    "I did it in the night train, half asleep.",
+    "It took me three weeks of lunch breaks.",
+    "At seventy I finally have the time for such things.",
+    "English is my second language and I managed well.",
+    "With small children I get ten minutes a night.",
+    "I have used it in my class for eight years.",
+    "I took it on holiday and finished it by the pool.",
+    "I do not usually go for this kind of thing.",
+    "It was on a list of things everybody should know.",
+    "This is my third time, with the same old copy.",
+    "Thank you, whoever you are!",
+    "What a joy, five stars.",
+)
+# What they say of the shop and the parcel, and not of the item.
+_SHOP_TALK = (
+    "It arrived a week late and the box was crushed.",
+    "It came quickly and was well packed.",
+    "I ordered it for the first day of term and it came on Friday.",
+    "The seller never answered my message.",
+    "The price went down by half the day after I bought it.",
+    "I sent it back and got a refund.",
+    "My copy had a torn cover and a page was missing.",
+    "This is not the edition that the listing shows.",
+    "They sent me the wrong one twice.",
+    "Would buy again from this shop.",
+    "The download did not work on my device.",
+    "Cheaper here than anywhere else in town.",
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +105,9 @@ class Passages:
 class Recognised:
     """What the passages of an item are about.
 
-    probabilities: float64 (passages, topics + 1), rows sum to 1, the last column is idle talk. advantage: float64, same
-    shape: log probability of each topic by the passage alone, per sentence. by_sentence: float64 (sentences, topics + 1).
+    probabilities: float64 (passages, topics + 3), rows sum to 1, the last columns are idle talk, occasions and the shop.
+    advantage: float64, same shape: log probability of each topic by the passage alone, per sentence. by_sentence: float64
+    (sentences, topics + 3).
     """
 
     probabilities: np.ndarray
@@ -80,7 +116,7 @@ class Recognised:
 
     @property
     def weights(self) -> np.ndarray:
-        """Passages per topic, float64 (topics + 1,)."""
+        """Passages per topic, float64 (topics + 3,)."""
         return self.probabilities.sum(axis=0)
 
 
@@ -96,13 +132,16 @@ class Recogniser:
             examples = [f"{topic.name}: {topic.meaning}", *topic.says]
             texts += examples
             labels += [label] * len(examples)
-        texts += _IDLE_TALK
-        labels += [len(self.topics)] * len(_IDLE_TALK)
+        self._idle = len(self.topics)
+        for column, talk in ((self._idle, _IDLE_TALK), (self._idle + 1, _OCCASION_TALK), (self._idle + 2, _SHOP_TALK)):
+            texts += talk
+            labels += [column] * len(talk)
+        self._columns = self._idle + 3
         self._words = TfidfVectorizer(analyzer=_stems, sublinear_tf=True).fit(texts)
         self._features = self._of(texts, embed(texts))
         self._labels = np.array(labels)
         self._model = _fitted(EXAMPLES_C, self._features, self._labels, None)
-        self._prior = np.full(len(self.topics) + 1, 1 / (len(self.topics) + 1))
+        self._prior = np.full(self._columns, 1 / self._columns)
 
     def adapt(self, items: Sequence[Passages]) -> None:
         """Learn how this catalogue speaks: passages that are surely about a topic become examples of it.
@@ -124,11 +163,16 @@ class Recogniser:
                         labels += [label] * len(passage)
                         weights += [PASSAGE_WEIGHT * probabilities[label] / np.sqrt(len(passage))] * len(passage)
             if rows:
+                own = np.array(weights)
+                # However often a topic is met, its passages weigh no more than so many written examples: a topic that is
+                # met often would otherwise take over those beside it.
+                total = np.bincount(labels, own, self._columns)
+                own *= np.minimum(1.0, MOST_WEIGHT / np.maximum(total, 1e-12))[labels]
                 self._model = _fitted(
                     ADAPTED_C,
                     np.concatenate([self._features, *rows]),
                     np.concatenate([self._labels, labels]),
-                    np.concatenate([np.ones(len(self._labels)), weights]),
+                    np.concatenate([np.ones(len(self._labels)), own]),
                 )
 
     def recognise(self, item: Passages) -> Recognised:
@@ -136,13 +180,13 @@ class Recogniser:
         return self._recognise(item, self._of(item.texts, item.vectors))
 
     def _recognise(self, item: Passages, features: np.ndarray) -> Recognised:
-        size = len(self.topics) + 1
         if not len(item.rows):
-            return Recognised(np.zeros((0, size)), np.zeros((0, size)), np.zeros((0, size)))
+            nothing = np.zeros((0, self._columns))
+            return Recognised(nothing, nothing, nothing)
         by_sentence = self._model.predict_log_proba(features)
         evidence = np.stack([by_sentence[list(rows)].sum(axis=0) for rows in item.rows])
         lengths = np.array([len(rows) for rows in item.rows])
-        evidence[:, -1] -= IDLE_PENALTY * lengths
+        evidence[:, self._idle : self._idle + 2] -= IDLE_PENALTY * lengths[:, None]
         mixture = self._prior
         for _ in range(_STEPS):
             weighted = evidence + np.log(mixture)
@@ -154,7 +198,7 @@ class Recogniser:
 
     def _common_topics(self, found: Sequence[Recognised]) -> np.ndarray:
         # An item counts for so much and no more: one best-seller is not the catalogue.
-        total = sum((np.minimum(recognised.weights, 4.0) for recognised in found), np.zeros(len(self.topics) + 1))
+        total = sum((np.minimum(recognised.weights, 4.0) for recognised in found), np.zeros(self._columns))
         prior = total + 0.5
         return prior / prior.sum()
 

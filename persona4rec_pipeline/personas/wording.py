@@ -131,10 +131,16 @@ def write_persona(group: Group, chosen: Sequence[str], title: str, domain: Domai
         looks = f"looks for {reason}" if group.taste else f"is drawn to {topics}"
         rationale = f"They take to {title} for {reason}"
     description = f"This {person} {looks}."
-    if group.taste:
-        description += f" They speak of {topics}."
+    shared = [phrase for phrase in chosen if _speakers(phrase, group) > 1][:2]
+    if group.taste and shared:
+        description += f" They speak of {join_words(shared)}."
     description += f" What they say: {' '.join(f'“{quote}”' for quote in quotes)}"
     return Wording(name, description, f"{rationale}: “{tidy(group.evidence[0].text, 140)}”")
+
+
+def _speakers(phrase: str, group: Group) -> int:
+    """Reviewers of the group who use the phrase: what one alone says is no trait of them all."""
+    return len({sentence.review_id for sentence in group.evidence if phrase in sentence.text.lower()})
 
 
 def claim(name: str, description: str) -> str:
