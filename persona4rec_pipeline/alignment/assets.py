@@ -18,6 +18,7 @@ from persona4rec_pipeline.alignment.judge import (
     Verdict,
     judge_by_model,
     judge_requests,
+    trusted_verdict,
 )
 from persona4rec_pipeline.alignment.similarity import judge_by_similarity, reviews_to_read
 from persona4rec_pipeline.automation import MODEL_POOL, patient
@@ -25,6 +26,7 @@ from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate, Request
 from persona4rec_pipeline.personas.aspects import SLOTS
 from persona4rec_pipeline.personas.domains import Domain, get_domain
+from persona4rec_pipeline.personas.wording import claim
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
@@ -106,10 +108,12 @@ def alignment_pairs(
         domains, template = _domains(warehouse, settings, choices), _template(language_model)
         orders = settings.alignment.option_orders
         answers = list(judge_by_model(choices, domains, language_model, template, orders, context.log.info))
-    both = zip(answers, by_similarity, strict=True)
-    answered = [(verdict, similar) for verdict, similar in both if verdict is not None]
-    verdicts = [verdict for verdict, _ in answered]
-    rows = pd.DataFrame([_row(*found, times) for found in answered], columns=_COLUMNS)
+    both = list(zip(answers, by_similarity, strict=True))
+    verdicts = [trusted_verdict(answer, similar) for answer, similar in both]
+    rows = pd.DataFrame(
+        [_row(verdict, similar, times) for verdict, similar in zip(verdicts, by_similarity, strict=True)],
+        columns=_COLUMNS,
+    )
     warehouse.replace("alignment_pairs", rows)
     decided = [verdict for verdict in verdicts if len(verdict.choice.options) > 1]
     figures = judge_figures(warehouse)
@@ -117,8 +121,9 @@ def alignment_pairs(
         metadata={
             "pairs": len(verdicts),
             "judged": len(decided),
-            "failed": len(answers) - len(verdicts),
-            "one_order_failed": sum(verdict.failed > 0 for verdict in verdicts),
+            "failed": sum(answer is None for answer in answers),
+            "one_order_failed": sum(answer.failed > 0 for answer in answers if answer is not None),
+            "judged_by_similarity": sum(verdict.source == "similarity" for verdict in decided),
             "left_out_by_limit": count_choices(warehouse, settings).left_out,
             "users": len({verdict.choice.user_id for verdict in verdicts}),
             "mean_probability": float(np.mean([max(v.probabilities) for v in decided])) if decided else 1.0,
@@ -237,8 +242,10 @@ def _read_choices(warehouse: Database, settings: Settings) -> tuple[list[Choice]
 
 def _past(row: tuple, personas: Sequence[Option]) -> PastInteraction:
     review_id, _, _, title, summary, *slots = row
-    kin = {voice for persona in personas if review_id in persona.voices for voice in persona.voices}
-    return PastInteraction(review_id, title, summary, dict(zip(SLOTS, slots, strict=True)), tuple(sorted(kin)))
+    spoken_for = [persona for persona in personas if review_id in persona.voices]
+    kin = sorted({voice for persona in spoken_for for voice in persona.voices})
+    claims = tuple(claim(persona.name, persona.description) for persona in spoken_for)
+    return PastInteraction(review_id, title, summary, dict(zip(SLOTS, slots, strict=True)), tuple(kin), claims)
 
 
 def _without(option: Option, review_ids: Sequence[str]) -> Option:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from persona4rec_pipeline.alignment.judge import average_orders
 from persona4rec_pipeline.warehouse import Database
 
 ENTROPY_BINS = 10
@@ -90,7 +91,7 @@ def judge_figures(database: Database, catalog: str | None = None) -> JudgeFigure
     where, parameters = ("", []) if catalog is None else ("WHERE catalog = ?", [catalog])
     rows = database.rows(
         f"""SELECT catalog || '/' || item_id, persona_id, similarity_persona_id, len(option_ids), option_probabilities,
-                   shown_orders, order_probabilities, entropy, source
+                   shown_orders, order_probabilities, entropy, option_ids
             FROM alignment_pairs {where} ORDER BY catalog, review_id""",
         parameters,
     )
@@ -98,14 +99,24 @@ def judge_figures(database: Database, catalog: str | None = None) -> JudgeFigure
     shown = [row for row in judged if row[5]]
     twice = [row for row in shown if len(row[5]) > 1]
     entropies = [row[7] for row in judged if row[7] is not None]
-    compared = [(row[0], row[1], row[2], row[3]) for row in judged if row[8] == "llm" and row[2] is not None]
+    # What the model itself would choose, whoever's verdict was taken.
+    averaged: list[list[float]] = [
+        row[6][0] if len(row[6]) == 1 else average_orders(np.array(row[6])).tolist() for row in shown
+    ]
+    compared = [
+        (row[0], row[8][int(np.argmax(probabilities))], row[2], row[3])
+        for row, probabilities in zip(shown, averaged, strict=True)
+        if row[2] is not None
+    ]
     return JudgeFigures(
         pairs=len(rows),
         judged=len(judged),
         asked_twice=len(twice),
         position_before=position_bias([(row[5][0], row[6][0]) for row in shown]),
         # Pairs asked once have nothing averaged: before and after must be over the same pairs, or compare other things.
-        position_after=position_bias([(row[5][0], row[4]) for row in shown]),
+        position_after=position_bias(
+            [(row[5][0], probabilities) for row, probabilities in zip(shown, averaged, strict=True)]
+        ),
         changed_by_order=changed_by_order([row[6] for row in twice]),
         mean_probability=float(np.mean([max(row[4]) for row in judged])) if judged else None,
         mean_entropy=float(np.mean(entropies)) if entropies else None,

@@ -14,7 +14,7 @@ import hashlib
 import random
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,8 @@ PAST_CHARACTERS = {"compact": (80, 120, 180), "full": (120, 240, 360)}
 class PastInteraction:
     """One earlier interaction as the judge reads it.
 
-    kin: reviews of the same item that speak for the same personas, itself among them; read by similarity alone.
+    kin: reviews of the same item that speak for the same personas, itself among them; claims: what these personas say of
+    people. Both are read by similarity alone.
     """
 
     review_id: str
@@ -48,6 +49,7 @@ class PastInteraction:
     summary: str
     aspects: Mapping[str, str | None]
     kin: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,19 @@ def shown_orders(choice: Choice, count: int) -> list[tuple[int, ...]]:
     turn = _number(choice.review_id) % len(order)
     first = (*order[turn:], *order[:turn])
     return [first, first[::-1]][:count]
+
+
+def trusted_verdict(answer: Verdict | None, similar: Verdict) -> Verdict:
+    """The model's verdict, or that of similarity where there is none, or where the model chose by the order of the options.
+
+    A judge whose choice turns with the order has not judged. What it said stays with the verdict, to be measured.
+    """
+    if answer is None:
+        return similar
+    chosen = {int(np.argmax(probabilities)) for probabilities in answer.by_order}
+    if len(chosen) > 1:
+        return replace(similar, orders=answer.orders, by_order=answer.by_order, failed=answer.failed)
+    return answer
 
 
 def average_orders(by_order: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from persona4rec_pipeline.alignment.judge import Choice, Option, PastInteraction
 from persona4rec_pipeline.encoder.texts import interaction_text
 from persona4rec_pipeline.encoder.training import recency_weights
 from persona4rec_pipeline.personas.text import sentences
+from persona4rec_pipeline.personas.wording import claim
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -32,6 +33,8 @@ MAX_VOICES = 32
 KIN_SHARE = 0.5
 # How much a persona's own words count beside its reviewers'.
 TEXT_WEIGHT = 0.5
+# How much it counts that an earlier review speaks for a persona that says the same.
+CLAIM_WEIGHT = 0.25
 # Exponent of the number of reviewers who speak for a persona: a taste that many share is likelier, a little.
 VOICES_EXPONENT = 0.25
 # Voices that every persona is taken to have, so that one without others can still be chosen.
@@ -52,9 +55,10 @@ def judge_by_similarity(
     if not choices:
         return []
     vector_of = _review_vectors(choices, reviews, embed)
-    offered = sorted({_option_text(option) for choice in choices for option in choice.options})
-    row_of_option = {text: row for row, text in enumerate(offered)}
-    option_vectors = _directions(embed(offered))
+    claims = {_option_text(option) for choice in choices for option in choice.options}
+    claims |= {text for choice in choices for entry in choice.history for text in entry.claims}
+    row_of_claim = {text: row for row, text in enumerate(sorted(claims))}
+    claim_vectors = _directions(embed(sorted(claims)))
     verdicts = []
     for choice in choices:
         weights = recency_weights(len(choice.history), recency_decay)
@@ -64,11 +68,17 @@ def judge_by_similarity(
         logits = []
         for option in choice.options:
             voices = [vector_of[review_id] for review_id in option.voices[:MAX_VOICES] if review_id in vector_of]
-            vector = TEXT_WEIGHT * option_vectors[row_of_option[_option_text(option)]]
+            own = claim_vectors[row_of_claim[_option_text(option)]]
+            vector = TEXT_WEIGHT * own
             if voices:
                 vector = vector + np.mean(voices, axis=0)
             likelihood = VOICES_EXPONENT * np.log(VOICES_AT_LEAST + len(option.voices))
-            logits.append(float(vector @ taste) / SIMILARITY_TEMPERATURE + likelihood)
+            said_before = sum(
+                weight * max((float(claim_vectors[row_of_claim[text]] @ own) for text in entry.claims), default=0.0)
+                for weight, entry in zip(weights, choice.history, strict=True)
+            )
+            similarity = float(vector @ taste) + CLAIM_WEIGHT * said_before
+            logits.append(similarity / SIMILARITY_TEMPERATURE + likelihood)
         exponents = np.exp(np.array(logits) - max(logits))
         verdicts.append(Verdict(choice, tuple(map(float, exponents / exponents.sum())), "similarity"))
     return verdicts
@@ -118,5 +128,4 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _option_text(option: Option) -> str:
     """Its name and what it looks for. What follows are quotes, and one may be the user's own."""
-    first = next((piece.text for piece in sentences(option.description)), "")
-    return f"{option.name}. {first}"
+    return claim(option.name, option.description)

@@ -10,8 +10,6 @@ one page of personas at a time for what only Python can read, and the texts of t
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import math
 import re
@@ -22,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from persona4rec_pipeline.alignment.figures import judge_figures
 from persona4rec_pipeline.personas.construct import MAX_QUOTE_CHARACTERS, MAX_QUOTES
 from persona4rec_pipeline.personas.grouping import NEUTRAL_BAND
 from persona4rec_pipeline.personas.text import sentences, words
@@ -37,7 +36,6 @@ DEFAULT_SEED = 7
 # Items, drawn by hash, whose persona texts are encoded: enough for a mean to two digits, seconds on two cores.
 ENCODED_ITEMS = 300
 HISTOGRAM_BINS = 20
-ENTROPY_BINS = 10
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Supports below which the share of personas is told; half is what a random sentence would get.
 SUPPORT_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -51,8 +49,6 @@ NAME_WORDS = (2, 6)
 DESCRIPTION_SENTENCES = (1, 3)
 PAGE = 20_000
 DIGITS = 4
-# Written by another stage; until it is there, the figures of the judge are made here from the same columns.
-JUDGE_MODULE = "persona4rec_pipeline.alignment.figures"
 
 # A passage in quotation marks; one that was cut off has no end.
 _QUOTED = re.compile(r"“[^”]*(?:”|$)|«[^»]*(?:»|$)|\"[^\"]*\"")
@@ -682,62 +678,21 @@ def _languages(rows: _Rows) -> tuple[Language, ...]:
 
 
 def _judge(rows: _Rows) -> Judge:
-    """The figures of `JUDGE_MODULE` where it is there, else the same figures from the same columns."""
     pairs, by_model = rows(
         "SELECT count(*), count(*) FILTER (WHERE source = 'llm') FROM judged WHERE len(option_ids) > 1"
     )[0]
-    if importlib.util.find_spec(JUDGE_MODULE) is not None:
-        found = importlib.import_module(JUDGE_MODULE).judge_figures(rows.warehouse, rows.catalog)
-        return Judge(
-            pairs=pairs,
-            by_model=by_model,
-            mean_entropy=found.mean_entropy,
-            entropy_histogram=tuple(found.entropy_counts) if found.mean_entropy is not None else (),
-            position_bias_before=found.position_before.distance if found.position_before else None,
-            position_bias_after=found.position_after.distance if found.position_after else None,
-            order_flips=found.changed_by_order,
-            agreement=found.agreement.observed if found.agreement else None,
-            agreement_by_chance=found.agreement.by_chance if found.agreement else None,
-            kappa=found.agreement.kappa if found.agreement else None,
-        )
-    histogram = [0] * ENTROPY_BINS
-    entropies: list[float] = []
-    agreed: list[bool] = []
-    chances: list[float] = []
-    # Probability that each place of the shown list got beyond an equal share, in the first order and after averaging.
-    first: Counter[int] = Counter()
-    averaged: Counter[int] = Counter()
-    ordered = 0
-    flips: list[bool] = []
-    for source, persona_id, option_ids, probabilities, orders, by_order, similar in rows(
-        "SELECT source, persona_id, option_ids, option_probabilities, shown_orders, order_probabilities, "
-        "similarity_persona_id FROM judged WHERE len(option_ids) > 1 ORDER BY catalog, review_id"
-    ):
-        entropy = -sum(p * math.log(p) for p in probabilities if p > 0) / math.log(len(option_ids))
-        entropies.append(entropy)
-        histogram[min(int(entropy * ENTROPY_BINS), ENTROPY_BINS - 1)] += 1
-        if source == "llm" and similar is not None:
-            agreed.append(similar == persona_id)
-            chances.append(1 / len(option_ids))
-        if orders and by_order:
-            ordered += 1
-            for place, option in enumerate(orders[0]):
-                first[place] += by_order[0][option] - 1 / len(option_ids)
-                averaged[place] += probabilities[option] - 1 / len(option_ids)
-            if len(by_order) > 1:
-                flips.append(len({int(np.argmax(found)) for found in by_order}) > 1)
-    agreement, chance = _mean(agreed), _mean(chances)
+    found = judge_figures(rows.warehouse, rows.catalog)
     return Judge(
         pairs=pairs,
         by_model=by_model,
-        mean_entropy=_mean(entropies),
-        entropy_histogram=tuple(histogram) if entropies else (),
-        position_bias_before=sum(map(abs, first.values())) / (2 * ordered) if ordered else None,
-        position_bias_after=sum(map(abs, averaged.values())) / (2 * ordered) if ordered else None,
-        order_flips=_mean(flips),
-        agreement=agreement,
-        agreement_by_chance=chance,
-        kappa=(agreement - chance) / (1 - chance) if agreement is not None and chance is not None else None,
+        mean_entropy=found.mean_entropy,
+        entropy_histogram=tuple(found.entropy_counts) if found.mean_entropy is not None else (),
+        position_bias_before=found.position_before.distance if found.position_before else None,
+        position_bias_after=found.position_after.distance if found.position_after else None,
+        order_flips=found.changed_by_order,
+        agreement=found.agreement.observed if found.agreement else None,
+        agreement_by_chance=found.agreement.by_chance if found.agreement else None,
+        kappa=found.agreement.kappa if found.agreement else None,
     )
 
 

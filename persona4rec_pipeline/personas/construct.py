@@ -29,7 +29,7 @@ from persona4rec_pipeline.personas.grouping import (
     group_evidence,
     passages_of,
 )
-from persona4rec_pipeline.personas.polarity import stated_polarity
+from persona4rec_pipeline.personas.polarity import feeling_words, stated_polarity
 from persona4rec_pipeline.personas.publishing import refusal
 from persona4rec_pipeline.personas.tastes import Embed, Tastes, Topic
 from persona4rec_pipeline.personas.text import is_usable, repeats_itself, sentences, tidy, words
@@ -145,11 +145,13 @@ class Templates:
 class Catalogue:
     """What construction knows of the catalogue beside the item at hand.
 
-    statistics: how common words are. tastes: the recognisers. background: sentences of some of its items, as (item_id,
+    statistics: how common words are. vocabulary: lower-cased words that are plainly no names: those that reviews, the
+    domain and feelings are told in. tastes: the recognisers. background: sentences of some of its items, as (item_id,
     whether it speaks for the item) and unit vectors, float32 (n, d); what a persona is measured against.
     """
 
     statistics: PhraseStatistics
+    vocabulary: frozenset[str]
     tastes: Tastes
     background: Sequence[tuple[str, bool]]
     vectors: np.ndarray
@@ -214,7 +216,11 @@ def know_catalogue(
     ]
     rows = rows[:: -(-len(rows) // MAX_BACKGROUND)] if rows else []
     background = [(item_id, is_for) for item_id, is_for, _ in rows]
-    return Catalogue(statistics, tastes, background, np.stack([v for *_, v in rows]) if rows else np.zeros((0, 1)))
+    topics = [*domain.tastes.values(), *domain.complaints.values()]
+    said = words(" ".join(text for topic in topics for text in (topic.name, topic.who, topic.meaning, *topic.says)))
+    vocabulary = frozenset(said) | feeling_words() | (set(statistics.counts) - statistics.names)
+    against = np.stack([vector for *_, vector in rows]) if rows else np.zeros((0, 1))
+    return Catalogue(statistics, vocabulary, tastes, background, against)
 
 
 def construct_personas(
@@ -491,7 +497,16 @@ def _written_by_model(
             if clusters and len(accepted[row]) < wanted[row] and (attempt == 1 or reasons[row])
         ]  # fmt: skip
         requests = [
-            _full_request(items[row], shown[row], settings, domain, templates.full, reasons[row]) for row in asked
+            _full_request(
+                items[row],
+                shown[row],
+                _most_personas(settings, context),
+                settings,
+                domain,
+                templates.full,
+                reasons[row],
+            )
+            for row in asked
         ]
         results = model.generate(requests, check=_check_personas, on_progress=on_progress)
         for row, result in zip(asked, results, strict=True):
@@ -568,7 +583,7 @@ def _prompt_tuples(settings: PersonaSettings, context_length: int) -> int:
 
 def _most_personas(settings: PersonaSettings, context_length: int) -> int:
     """A small context leaves no room for many personas."""
-    return min(settings.max_personas, max(2, context_length // 1000))
+    return min(settings.max_personas, max(2, context_length // 500))
 
 
 def _accept(
@@ -622,7 +637,7 @@ def _accept(
         material = " ".join([item.title, item.summary, *(texts_of[review_id] for review_id in ids)])
         problem = None if ids else "it names no review as evidence"
         problem = problem or acceptance_problem(name, description, item.title, support, settings, domain)
-        problem = problem or refusal((name, description, rationale), material, catalogue.statistics.counts)
+        problem = problem or refusal((name, description, rationale), material, catalogue.vocabulary)
         if problem is None and polarity != "critical" and read_as == "critical":
             problem = f"it claims to be {polarity} and reads as critical"
         if problem is None and name.lower() in {other.name.lower() for other in accepted}:
@@ -765,6 +780,7 @@ def _compact_request(
 def _full_request(
     item: ItemEvidence,
     shown: Sequence[_Cluster],
+    most_personas: int,
     settings: PersonaSettings,
     domain: Domain,
     template: PromptTemplate,
@@ -772,7 +788,7 @@ def _full_request(
 ) -> Request:
     """problems: why personas of the first answer were not accepted; empty when the item is asked for the first time."""
     count = sum(len(cluster.tuples) for cluster in shown)
-    most = 1 if len(item.reviews) == 1 else max(2, min(settings.max_personas, count, len(shown) + 2))
+    most = 1 if len(item.reviews) == 1 else max(2, min(most_personas, count, len(shown) + 2))
     persona = {
         "type": "object",
         "properties": {

@@ -201,7 +201,7 @@ def _read(
         stance = sentence_stance(piece.text)
         if verdict == "neutral":
             is_for = stance > CLEAR_STANCE
-        elif stance * (1 if verdict == "positive" else -1) < -CONTRADICTING_STANCE:
+        elif stance * (1 if verdict == "positive" else -1) <= -CONTRADICTING_STANCE:
             continue
         else:
             is_for = verdict == "positive"

@@ -323,6 +323,12 @@ def sentence_stance(text: str) -> float:
     return round(_stance(line), 4)
 
 
+@cache
+def feeling_words() -> frozenset[str]:
+    """The words, lower-cased, that people say feelings with."""
+    return frozenset(word for word in _vader().lexicon if word.isalpha())
+
+
 def _stance(line: str) -> float:
     compound = float(_vader().polarity_scores(_THEMES.sub(" ", line))["compound"])
     praised, complained = (len(set(map(str.lower, pattern.findall(line)))) for pattern in (_PRAISE, _COMPLAINT))

@@ -6,9 +6,10 @@ here: the examples themselves (`domain_words/`), how passages become groups (`gr
 
 A passage is a few neighbouring sentences of one review, for or against the item. Each sentence is a unit vector of the
 sentence encoder beside the words that it shares with the examples, because meaning alone is blind to telling words
-("glacial pace"). Softmax regression gives the probability of every topic, of idle talk, of talk about the occasion and about the shop. Which topics an item has is
-then decided for all its passages together: a mixture per item, fitted by expectation maximisation, in which a topic with
-too little weight dies out (a Dirichlet prior below 1) and topics that are common in the catalogue start ahead.
+("glacial pace"). Softmax regression gives the probability of every topic, of idle talk, of talk about the occasion and
+about the shop. Which topics an item has is then decided for all its passages together: a mixture per item, fitted by
+expectation maximisation, in which a topic with too little weight dies out (a Dirichlet prior below 1) and topics that are
+common in the catalogue start ahead.
 """
 
 from __future__ import annotations

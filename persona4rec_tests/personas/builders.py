@@ -8,10 +8,10 @@ from zlib import crc32
 
 import numpy as np
 
-from persona4rec_pipeline.personas.construct import ItemEvidence
+from persona4rec_pipeline.personas.construct import Catalogue, ItemEvidence, know_catalogue, sample_sentences
 from persona4rec_pipeline.personas.domains import get_domain
 from persona4rec_pipeline.personas.grouping import TrainReview
-from persona4rec_pipeline.personas.tastes import NEAR_TIE, Tastes
+from persona4rec_pipeline.personas.tastes import Tastes
 from persona4rec_pipeline.personas.text import content_words
 from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.settings import PersonaSettings
@@ -64,7 +64,7 @@ def gothic_and_comic_reviews() -> list[TrainReview]:
     ]
     slow = ["The plot crawls and nothing happens in many chapters", "A plot that crawls, chapters drag"]
     return [
-        *(review(f"d{n}", f"What stays is {words} in the dark corridor number {n}.") for n, words in enumerate(dread)),
+        *(review(f"d{n}", f"I shivered at {words} in the dark corridor number {n}.") for n, words in enumerate(dread)),
         *(
             review(f"j{n}", f"Wonderful are {words} about the silly butler number {n}.")
             for n, words in enumerate(jokes)
@@ -77,5 +77,10 @@ def statistics_of(*items: ItemEvidence) -> PhraseStatistics:
     return PhraseStatistics.of((entry.text for item in items for entry in item.reviews), BOOK)
 
 
-def tastes(near_tie: float = NEAR_TIE) -> Tastes:
-    return Tastes(BOOK, embed_words, near_tie)
+def tastes() -> Tastes:
+    return Tastes(BOOK, embed_words)
+
+
+def catalogue_of(*items: ItemEvidence) -> Catalogue:
+    sampled = sample_sentences(items, embed_words, SETTINGS, BOOK, 4.0)
+    return know_catalogue(sampled, statistics_of(*items), BOOK, embed_words)

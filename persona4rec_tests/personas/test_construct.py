@@ -1,10 +1,13 @@
 """Construction by rules with an encoder of words, and the gate that a model's personas must pass."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
+from persona4rec_pipeline.personas import grouping
 from persona4rec_pipeline.personas.aspects import PROMPTS
 from persona4rec_pipeline.personas.construct import (
     Templates,
@@ -12,29 +15,38 @@ from persona4rec_pipeline.personas.construct import (
     construct_personas,
     persona_identifier,
 )
-from persona4rec_pipeline.personas.tastes import NEAR_TIE
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.generation.scripted import ScriptedEngine
 from persona4rec_tests.personas.builders import (
     BOOK,
     SETTINGS,
+    catalogue_of,
     embed_words,
     gothic_and_comic_reviews,
     item,
     review,
-    statistics_of,
-    tastes,
 )
 
 TEMPLATES = Templates(
     PromptTemplate.load(PROMPTS, "personas.compact.jinja"), PromptTemplate.load(PROMPTS, "personas.full.jinja")
 )
 
+# Another item of the catalogue, so that there is something to measure support against.
+OTHER = item(
+    *(review(f"o{n}", f"The sea voyage past island number {n} is full of sails, ropes and storms.") for n in range(8)),
+    title="The Long Voyage",
+    item_id="b2",
+)
 
-def build(*items, model=None, settings=SETTINGS, near_tie=NEAR_TIE):
+
+def construct(*items, model=None, settings=SETTINGS, former=None):
     return construct_personas(
-        items, statistics_of(*items), tastes(near_tie), embed_words, settings, BOOK, 4.0, model, TEMPLATES
+        items, catalogue_of(*items, OTHER), embed_words, settings, BOOK, 4.0, model, TEMPLATES, former
     )
+
+
+def build(*items, **options):
+    return construct(*items, **options).personas
 
 
 def scripted_model(answer, profile, tmp_path) -> LanguageModel:
@@ -93,7 +105,8 @@ def test_personas_never_carry_links_or_instructions_from_reviews():
         assert "h" not in persona.evidence_review_ids
 
 
-def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
+def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
     shown = []
 
     def answer(prompt):
@@ -101,45 +114,127 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
         return prompt.choices[0]
 
     with scripted_model(answer, "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model, near_tie=1.0)
+        personas = build(item(*gothic_and_comic_reviews()), model=model)
     assert shown and all(list(choices) == sorted(choices) and 2 <= len(choices) <= 4 for choices in shown)
     decided = [persona for persona in personas if persona.source == "llm"]
-    assert decided and all(any(persona.name.startswith(choices[0]) for choices in shown) for persona in decided)
+    topics = {topic.who: topic.name for topic in [*BOOK.tastes.values(), *BOOK.complaints.values()]}
+    assert decided and all(topics[persona.name] in {choices[0] for choices in shown} for persona in decided)
     assert len({persona.name for persona in personas}) == len(personas)
 
 
-def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path):
+def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
     with scripted_model(lambda prompt: "something else", "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model, near_tie=1.0)
+        personas = build(item(*gothic_and_comic_reviews()), model=model)
     refused = [persona for persona in personas if persona.fallback_reason]
     assert refused and all("none of the choices" in persona.fallback_reason for persona in refused)
     by_rules = build(item(*gothic_and_comic_reviews()))
     assert [persona.name for persona in personas] == [persona.name for persona in by_rules]
 
 
+DREAD = {
+    "name": "Creeping dread seeker", "description": "This reader looks for creeping fear and dread in dark corridors.",
+    "preference_rationale": "They take to it for the dread in the dark corridor.", "polarity": "appreciative",
+}  # fmt: skip
+JOKES = {
+    "name": "Silly joke lover", "description": "This reader looks for silly jokes and mishaps of the butler.",
+    "preference_rationale": "They take to it for the silly jokes of the butler.", "polarity": "appreciative",
+}  # fmt: skip
+SPACE = {
+    "name": "Space opera pilot", "description": "This reader looks for starships, lasers, galaxies and robots.",
+    "preference_rationale": "They take to it for the starships.", "polarity": "appreciative",
+}  # fmt: skip
+
+
+def shown_as(prompt, *telling):
+    """The numbers under which the prompt shows reviews that use one of the words."""
+    lines = re.findall(r"^(\d+)\. <<< (.*) >>>$", prompt.messages[-1].content, re.MULTILINE)
+    return [int(number) for number, text in lines if any(word in text for word in telling)]
+
+
 def test_personas_of_the_full_profile_keep_the_evidence_that_the_model_named(tmp_path):
-    reviews = gothic_and_comic_reviews()
-    personas = [
-        {"name": "Creeping dread seeker", "description": "This reader looks for creeping fear and dread in dark corridors.",
-         "preference_rationale": "They take to it for the dread that lingers.", "polarity": "appreciative", "evidence": [1, 2, 3]},
-        {"name": "Silly joke lover", "description": "This reader looks for silly jokes and mishaps of the butler.",
-         "preference_rationale": "They take to it for the silly jokes.", "polarity": "appreciative", "evidence": [7, 8, 99]},
-        {"name": "Space opera pilot", "description": "This reader looks for starships, lasers, galaxies and robots.",
-         "preference_rationale": "They take to it for the starships.", "polarity": "appreciative", "evidence": [4]},
-    ]  # fmt: skip
+    def answer(prompt):
+        entries = [(DREAD, shown_as(prompt, "dread", "fear")), (JOKES, shown_as(prompt, "jokes")), (SPACE, [1])]
+        return json.dumps([{**persona, "evidence": found[:8]} for persona, found in entries])
 
-    class Answer:
-        def __call__(self, prompt):
-            return json.dumps(
-                [{**persona, "evidence": [n for n in persona["evidence"] if n < 20]} for persona in personas]
-            )
-
-    with scripted_model(Answer(), "full", tmp_path) as model:
-        made = build(item(*reviews), model=model)
-    names = {persona.name: persona for persona in made}
-    assert names["Creeping dread seeker"].evidence_review_ids == ("d0", "d1", "d2")
-    assert names["Silly joke lover"].evidence_review_ids == ("j0", "j1")
+    with scripted_model(answer, "full", tmp_path) as model:
+        made = construct(item(*gothic_and_comic_reviews()), model=model)
+    names = {persona.name: persona for persona in made.personas}
+    assert {review_id[0] for review_id in names["Creeping dread seeker"].evidence_review_ids} == {"d"}
+    assert {review_id[0] for review_id in names["Silly joke lover"].evidence_review_ids} == {"j"}
     assert "Space opera pilot" not in names
+    assert [entry.name for entry in made.rejected if entry.source == "llm"] == ["Space opera pilot"]
+
+
+def test_the_full_prompt_shows_every_cluster_with_its_size_however_small(tmp_path):
+    prompts = []
+
+    def answer(prompt):
+        prompts.append(prompt.messages[-1].content)
+        return "no json"
+
+    crowd = [review(f"x{n}", f"I shivered at the creeping fear in dark corridor number {n}.") for n in range(60)]
+    with scripted_model(answer, "full", tmp_path) as model:
+        build(item(*crowd, *gothic_and_comic_reviews()), model=model)
+    assert re.search(r"\d\d reviewers for it, of whom \d+ say:", prompts[0])
+    assert "2 reviewers against it" in prompts[0]
+
+
+def test_a_model_whose_personas_are_refused_is_told_why_and_asked_once_more(tmp_path):
+    prompts = []
+
+    def answer(prompt):
+        prompts.append(prompt.messages[-1].content)
+        if len(prompts) == 1:
+            return json.dumps([{**SPACE, "evidence": [1]}, {**SPACE, "name": "Robot war fan", "evidence": [2]}])
+        entries = [(DREAD, shown_as(prompt, "dread", "fear")), (JOKES, shown_as(prompt, "jokes"))]
+        return json.dumps([{**persona, "evidence": found[:8]} for persona, found in entries])
+
+    with scripted_model(answer, "full", tmp_path) as model:
+        made = construct(item(*gothic_and_comic_reviews()), model=model)
+    assert len(prompts) == 2 and "were not accepted" in prompts[1] and "were not accepted" not in prompts[0]
+    assert {persona.name for persona in made.personas} == {"Creeping dread seeker", "Silly joke lover"}
+    assert {(entry.attempt, entry.name) for entry in made.rejected} == {(1, "Space opera pilot"), (1, "Robot war fan")}
+
+
+def test_a_persona_that_claims_to_appreciate_and_reads_as_disappointed_is_refused(tmp_path):
+    bitter = {**DREAD, "name": "Disappointed dread seeker",
+              "description": "This reader looks for dread and creeping fear but is disappointed and frustrated.",
+              "preference_rationale": "They do not take to it: the dread in the dark corridor is a disappointment."}  # fmt: skip
+
+    def answer(prompt):
+        return json.dumps(
+            [{**persona, "evidence": shown_as(prompt, "dread", "fear")[:8]} for persona in (bitter, DREAD)]
+        )
+
+    with scripted_model(answer, "full", tmp_path) as model:
+        made = construct(item(*gothic_and_comic_reviews()), model=model)
+    assert "Disappointed dread seeker" not in {persona.name for persona in made.personas}
+    assert made.rejected and all("reads as critical" in entry.reason for entry in made.rejected)
+
+
+def test_a_persona_in_other_words_keeps_its_id_and_a_new_one_takes_no_old_id(tmp_path):
+    first = build(item(*gothic_and_comic_reviews()))
+    reworded = [
+        replace(persona, persona_id=f"old-{row}", name=f"{persona.name} too") for row, persona in enumerate(first)
+    ]
+    made = construct(item(*gothic_and_comic_reviews()), former={"b1": reworded})
+    assert (made.former, made.kept) == (len(first), len(first))
+    assert [persona.persona_id for persona in made.personas] == [persona.persona_id for persona in reworded]
+    stranger = replace(reworded[0], persona_id=first[0].persona_id, name="Space pilot", description="It has starships.")
+    other = construct(item(*gothic_and_comic_reviews()), former={"b1": [stranger]})
+    assert other.kept == 0 and first[0].persona_id not in {persona.persona_id for persona in other.personas}
+
+
+def test_what_its_evidence_does_not_support_is_kept_with_the_reason_and_not_published():
+    # Another item of which the same is said: no persona of either fits its evidence better than the other's.
+    twin = item(*gothic_and_comic_reviews(), title="The New House", item_id="b3")
+    strict = SETTINGS.model_copy(update={"min_support": 0.95})
+    made = construct(item(*gothic_and_comic_reviews()), twin, settings=strict)
+    assert made.rejected and all("does not support" in entry.reason for entry in made.rejected)
+    assert all(entry.support is not None and entry.support < 0.95 for entry in made.rejected)
+    assert {persona.item_id for persona in made.personas} == {"b1", "b3"}
+    assert all(persona.support is None or persona.support >= 0.95 for persona in made.personas)
 
 
 def test_when_the_model_fails_the_rules_take_over_and_say_why(tmp_path):
