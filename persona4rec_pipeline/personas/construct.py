@@ -427,15 +427,18 @@ def _decide_tastes(
 ) -> list[list[_Decided]]:
     """The compact profile: rules find the groups, the model says which of the closest tastes each is about.
 
+    Each is asked about twice, the tastes in turned order the second time: a choice that turns with the order is none.
     Groups with fewer than two tastes to choose from are not asked about, and stay extractive without a reason: nothing
     was rejected.
     """
     options = [[_tastes_of(group, found) for group in found] for found in groups]
     requests = [
-        _compact_request(item, group, [taste.name for taste in near], domain, template)
+        _compact_request(item, group, shown, domain, template)
         for item, found, listed in zip(items, groups, options, strict=True)
         for group, near in zip(found, listed, strict=True)
         if len(near) > 1
+        # In alphabetical order, so that the first is not always the one that similarity favours.
+        for shown in (sorted(taste.name for taste in near), sorted((taste.name for taste in near), reverse=True))
     ]
     answers = model.generate(requests, on_progress=on_progress)
     decided: list[list[_Decided]] = []
@@ -443,16 +446,19 @@ def _decide_tastes(
         taken: set[str] = set()
         of_item: list[_Decided] = []
         for group, near in zip(found, listed, strict=True):
-            answer = next(answers) if len(near) > 1 else None
             outcome = _Decided(group)
-            if answer is not None and not answer.ok:
-                outcome = _Decided(group, fallback_reason=answer.reason)
-            elif answer is not None and answer.value in taken:
-                reason = "another persona of the item is about the taste that the model chose"
-                outcome = _Decided(group, fallback_reason=reason)
-            elif answer is not None:
-                picked = next(taste for taste in near if taste.name == answer.value)
-                outcome = _Decided(replace(group, taste=picked), source="llm")
+            if len(near) > 1:
+                first, second = next(answers), next(answers)
+                if not (first.ok and second.ok):
+                    outcome = _Decided(group, fallback_reason=first.reason or second.reason)
+                elif first.value != second.value:
+                    outcome = _Decided(group, fallback_reason="the model's choice turned with the order of the tastes")
+                elif first.value in taken:
+                    reason = "another persona of the item is about the taste that the model chose"
+                    outcome = _Decided(group, fallback_reason=reason)
+                else:
+                    picked = next(taste for taste in near if taste.name == first.value)
+                    outcome = _Decided(replace(group, taste=picked), source="llm")
             if outcome.group.taste is not None:
                 taken.add(outcome.group.taste.name)
             of_item.append(outcome)
@@ -765,8 +771,7 @@ def _compact_request(
     item: ItemEvidence, group: Group, tastes: Sequence[str], domain: Domain, template: PromptTemplate
 ) -> Request:
     said = " | ".join(delimit(sentence.text, 200) for sentence in group.evidence[:MAX_PROMPT_SENTENCES])
-    # In alphabetical order, so that the first is not always the one that similarity favours.
-    choices = tuple(sorted(tastes))
+    choices = tuple(tastes)
     return Request(
         task="personas",
         subject=f"{item.catalog}/item/{item.item_id}",

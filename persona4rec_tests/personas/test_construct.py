@@ -111,15 +111,24 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path, monkeypatc
 
     def answer(prompt):
         shown.append(prompt.choices)
-        return prompt.choices[0]
+        return min(prompt.choices)
 
     with scripted_model(answer, "compact", tmp_path) as model:
         personas = build(item(*gothic_and_comic_reviews()), model=model)
-    assert shown and all(list(choices) == sorted(choices) and 2 <= len(choices) <= 4 for choices in shown)
-    decided = [persona for persona in personas if persona.source == "llm"]
+    assert shown and all(2 <= len(choices) <= 4 for choices in shown)
+    assert [tuple(reversed(choices)) for choices in shown[::2]] == shown[1::2]
     topics = {topic.who: topic.name for topic in [*BOOK.tastes.values(), *BOOK.complaints.values()]}
-    assert decided and all(topics[persona.name] in {choices[0] for choices in shown} for persona in decided)
+    decided = [persona for persona in personas if persona.source == "llm"]
+    assert decided and all(topics[persona.name] in {min(choices) for choices in shown} for persona in decided)
     assert len({persona.name for persona in personas}) == len(personas)
+
+
+def test_a_choice_that_turns_with_the_order_of_the_tastes_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+    with scripted_model(lambda prompt: prompt.choices[0], "compact", tmp_path) as model:
+        personas = build(item(*gothic_and_comic_reviews()), model=model)
+    assert all(persona.source == "extractive" for persona in personas)
+    assert any("turned with the order" in (persona.fallback_reason or "") for persona in personas)
 
 
 def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path, monkeypatch):
