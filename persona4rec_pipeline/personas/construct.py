@@ -247,6 +247,7 @@ def construct_personas(
     is_compact = model is not None and templates is not None and model.prompt_profile == "compact"
     if is_compact and model is not None and templates is not None:
         decided = _decide_tastes(items, groups, domain, model, templates.compact, on_progress)
+        decided = _better_supported(items, groups, decided, catalogue, embed)
     else:
         decided = [[_Decided(group) for group in found] for found in groups]
     chosen = _word_groups(items, decided, catalogue, embed, settings, domain, rejected)
@@ -464,6 +465,31 @@ def _decide_tastes(
             of_item.append(outcome)
         decided.append(of_item)
     return decided
+
+
+def _better_supported(
+    items: Sequence[ItemEvidence],
+    groups: Sequence[Sequence[Group]],
+    decided: Sequence[Sequence[_Decided]],
+    catalogue: Catalogue,
+    embed: Embed,
+) -> list[list[_Decided]]:
+    """The model's tastes, but where the evidence supports the one better that rules found."""
+    kept = [list(found) for found in decided]
+    for row, (item, found) in enumerate(zip(items, groups, strict=True)):
+        for place, group in enumerate(found):
+            picked = decided[row][place]
+            if picked.source != "llm" or picked.group.taste is None or group.taste in (None, picked.group.taste):
+                continue
+            topics = [topic for topic in (picked.group.taste, group.taste) if topic is not None]
+            said = [sentence.text for sentence in group.evidence[:MAX_SUPPORTING]]
+            vectors = embed([*(f"{topic.who}. {topic.meaning}" for topic in topics), *said])
+            is_for = group.polarity != "critical"
+            by_model, by_rules = (catalogue.support(item.item_id, is_for, claim, vectors[2:]) for claim in vectors[:2])
+            if (by_model or 0.0) < (by_rules or 0.0):
+                reason = f"its evidence supports {topics[1].name!r} better than {topics[0].name!r}"
+                kept[row][place] = _Decided(group, fallback_reason=reason)
+    return kept
 
 
 def _tastes_of(group: Group, siblings: Sequence[Group]) -> list[Topic]:

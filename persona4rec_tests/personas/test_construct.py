@@ -131,6 +131,21 @@ def test_a_choice_that_turns_with_the_order_of_the_tastes_is_not_taken(tmp_path,
     assert any("turned with the order" in (persona.fallback_reason or "") for persona in personas)
 
 
+def test_a_choice_that_the_evidence_supports_less_than_that_of_the_rules_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+    right = {"Gothic dread", "Laugh-out-loud comedy", "Slow pace"}
+
+    def answer(prompt):
+        return min(set(prompt.choices) - right)
+
+    with scripted_model(answer, "compact", tmp_path) as model:
+        personas = build(item(*gothic_and_comic_reviews()), model=model)
+    refused = [persona for persona in personas if "better than" in (persona.fallback_reason or "")]
+    assert refused
+    assert {persona.name for persona in refused} <= {BOOK.tastes["Gothic dread"].who, BOOK.complaints["Slow pace"].who,
+                                                     BOOK.tastes["Laugh-out-loud comedy"].who}  # fmt: skip
+
+
 def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
     with scripted_model(lambda prompt: "something else", "compact", tmp_path) as model:
