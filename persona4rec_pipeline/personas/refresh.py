@@ -30,16 +30,8 @@ from persona4rec_pipeline.personas.aspects import (
     extract_aspects,
     ground_aspects,
 )
-from persona4rec_pipeline.personas.construct import (
-    Catalogue,
-    Constructed,
-    ItemEvidence,
-    Persona,
-    Templates,
-    construct_personas,
-    know_catalogue,
-    sample_sentences,
-)
+from persona4rec_pipeline.personas.background import Catalogue, ItemEvidence, know_catalogue, sample_sentences
+from persona4rec_pipeline.personas.construct import Constructed, Persona, Templates, construct_personas
 from persona4rec_pipeline.personas.domains import Domain, domain_fingerprint
 from persona4rec_pipeline.personas.grouping import TrainReview
 from persona4rec_pipeline.personas.languages import language_of

@@ -43,34 +43,6 @@ STOP_WORDS = frozenset(
     """.split()
 )
 
-_POSITIVE = frozenset(
-    """
-    love loved loves adore adored wonderful brilliant beautiful beautifully superb perfect perfectly delight
-    delightful charming moving gripping thrilling hilarious funny masterpiece masterful excellent great fantastic
-    amazing enjoyed enjoy fun clever witty gorgeous rich compelling captivating unforgettable haunting terrific joy
-    best comfort comforting rewarding fascinating recommend happy solid fresh engaging impressive triumph sturdy
-    comfortable durable reliable crisp warm
-    """.split()
-)
-_NEGATIVE = frozenset(
-    """
-    boring bored bore dull slow slog tedious disappointing disappointed disappointment awful terrible worst poor
-    poorly weak bland flat hate hated annoying annoyed overrated confusing confused predictable preachy wooden
-    sentimental pointless waste wasted gave-up abandoned tiresome dreary clumsy shallow fails failed fail lacks
-    lacking unfortunately dated archaic drags dragged broken broke cheap useless mess messy muddled unfunny endless
-    quit forgettable lifeless contrived pretentious horrible horribly witless lame stupid idiotic inane crass
-    garbage crap crappy hum noisy flimsy uncomfortable inconvenient tasteless dumb irritating misfire hollow stale
-    disaster bad problem problems
-    """.split()
-)
-_NEGATIONS = frozenset(
-    """
-    not no never without hardly barely isn't wasn't don't doesn't didn't can't couldn't won't wouldn't nothing
-    """.split()
-)
-
-# Longer ones are no sentences.
-MAX_SENTENCE_CHARACTERS = 600
 _ABBREVIATIONS = frozenset(
     """
     mr mrs ms dr st vs etc e.g i.e jr sr prof no vol ch pp fig
@@ -158,18 +130,6 @@ def is_usable(sentence: str, domain: Domain) -> bool:
         # Scripts without spaces between words still say something.
         return sum(character.isalpha() for character in sentence) >= 6
     return len(set(content_words(sentence, domain))) >= 2
-
-
-def sentiment(sentence: str) -> int:
-    """+1, 0 or -1 from the wording alone: counts of plainly positive and negative words, turned by a near negation."""
-    balance = 0
-    found = words(sentence)
-    for position, word in enumerate(found):
-        value = (word in _POSITIVE) - (word in _NEGATIVE)
-        if value and _NEGATIONS.intersection(found[max(0, position - 3) : position]):
-            value = -value
-        balance += value
-    return (balance > 0) - (balance < 0)
 
 
 def repeats_itself(text: str) -> bool:

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from persona4rec_pipeline.personas.construct import Catalogue, ItemEvidence, know_catalogue, sample_sentences
+from persona4rec_pipeline.personas.background import Catalogue, ItemEvidence, know_catalogue, sample_sentences
 from persona4rec_pipeline.personas.domains import get_domain
 from persona4rec_pipeline.personas.grouping import TrainReview
 from persona4rec_pipeline.personas.tastes import Tastes

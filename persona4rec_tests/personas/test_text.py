@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona4rec_pipeline.personas.text import clauses, is_usable, phrases, sentences, sentiment, tidy
+from persona4rec_pipeline.personas.text import clauses, is_usable, phrases, sentences, tidy
 from persona4rec_tests.personas.builders import BOOK
 
 
@@ -37,13 +37,6 @@ def test_sentences_that_address_a_model_or_carry_contact_data_are_not_usable():
 def test_sentences_about_the_parcel_or_about_nothing_are_not_usable():
     assert not is_usable("The shipping was fast and the castle arrived undamaged.", BOOK)
     assert not is_usable("Great book, loved it.", BOOK)
-
-
-def test_wording_tells_praise_from_complaint_and_negation_turns_it():
-    assert sentiment("A brilliant, moving masterpiece") == 1
-    assert sentiment("Dull, tedious and predictable") == -1
-    assert sentiment("It is not boring") == 1
-    assert sentiment("It is set in London") == 0
 
 
 def test_names_of_people_are_no_phrases():
