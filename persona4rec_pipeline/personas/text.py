@@ -43,6 +43,8 @@ STOP_WORDS = frozenset(
     """.split()
 )
 
+# Longer ones are no sentences.
+MAX_SENTENCE_CHARACTERS = 600
 _ABBREVIATIONS = frozenset(
     """
     mr mrs ms dr st vs etc e.g i.e jr sr prof no vol ch pp fig
