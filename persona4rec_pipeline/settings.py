@@ -180,6 +180,11 @@ class PersonaSettings(Group):
         description="Share of what is said of other items that a persona's evidence must fit it better than, on average. "
         "Higher is stricter: on the sample of books 0.6 costs 13 points of recall for 3 points of precision.",
     )
+    near_tie: float = Field(
+        0.35,
+        ge=0,
+        description="Difference of two tastes, in nats per sentence of a group, within which a small model decides.",
+    )
     max_evidence_sentences: int = Field(
         120,
         ge=7,

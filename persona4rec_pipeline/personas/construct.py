@@ -234,7 +234,7 @@ def _group_items(
     start = 0
     for found in evidence:
         rows = vectors[start : start + len(found)]
-        groups.append(group_evidence(found, rows, tastes, settings.max_personas))
+        groups.append(group_evidence(found, rows, tastes, settings.max_personas, settings.near_tie))
         start += len(found)
     return groups
 

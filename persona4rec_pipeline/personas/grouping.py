@@ -41,8 +41,6 @@ MIN_WEIGHT = 0.8
 MIXED_SHARE = 0.6
 # Among how many likeliest topics of a sentence a passage's own must be, for the sentence to be evidence of it.
 CLOSE_RANK = 2
-# Topics between which the difference, in nats per sentence and passage, does not decide.
-NEAR_TIE = 0.35
 # Lengths, in characters, between which a sentence reads well as a quote.
 QUOTE_LENGTHS = (30, 220)
 
@@ -154,12 +152,15 @@ def passages_of(
     return Passages([evidence[place].text for place in flat], vectors[flat], rows), places
 
 
-def group_evidence(evidence: Sequence[Evidence], vectors: np.ndarray, tastes: Tastes, most_groups: int) -> list[Group]:
+def group_evidence(
+    evidence: Sequence[Evidence], vectors: np.ndarray, tastes: Tastes, most_groups: int, near_tie: float
+) -> list[Group]:
     """The groups of one item, most reviews first; never more than `most_groups`, and one if there is one review.
 
     vectors: float32 (len(evidence), d), unit length. Passages that are about one topic are one group, so the number of
     groups follows the variety of what is said. Where nothing that speaks for the item has a topic, the most central of
     these sentences make one group without one. A complaint keeps a place if there is any.
+    near_tie: nats per sentence within which two topics of a group do not differ.
     """
     if not evidence:
         return []
@@ -167,7 +168,7 @@ def group_evidence(evidence: Sequence[Evidence], vectors: np.ndarray, tastes: Ta
     groups: list[Group] = []
     for is_for in (True, False):
         passages, places = passages_of(evidence, vectors, is_for)
-        found = _by_topic(evidence, vectors, passages, places, tastes.side(is_for), is_for)
+        found = _by_topic(evidence, vectors, passages, places, tastes.side(is_for), is_for, near_tie)
         if not found and (is_for or not groups):
             _, places = passages_of(evidence, vectors, is_for, with_foreign=True)
             found = [_without_topic(evidence, vectors, places, is_for)] if places else []
@@ -237,6 +238,7 @@ def _by_topic(
     places: Sequence[Sequence[int]],
     recogniser: Recogniser,
     is_for: bool,
+    near_tie: float,
 ) -> list[Group]:
     recognised = recogniser.recognise(passages)
     place_rows = {place: row for row, place in enumerate(place for passage in places for place in passage)}
@@ -258,7 +260,7 @@ def _by_topic(
                     said.append((float(own[place]), place))
         advantage = recognised.advantage[members].mean(axis=0)[: len(recogniser.topics)]
         close = [int(other) for other in np.argsort(-advantage, kind="stable")]
-        near = tuple(recogniser.topics[other] for other in close if advantage[other] >= advantage[number] - NEAR_TIE)
+        near = tuple(recogniser.topics[other] for other in close if advantage[other] >= advantage[number] - near_tie)
         groups.append(_group(evidence, vectors, said, is_for, topic, near))
     return groups
 

@@ -153,10 +153,12 @@ def summary_wording(title: str, summary: str, categories: Sequence[str], domain:
     """The persona of an item that nobody has praised yet: whoever looks for what its summary tells."""
     kind = next((c for c in reversed(categories) if not set(words(c)) <= domain.generic_words and words(c)), "")
     name = f"{kind[:40].strip().capitalize()} {domain.person}" if kind else f"Curious {domain.person}"
+    # Two sentences of the summary, without the categories that may stand behind it in brackets.
+    told = [piece.text for piece in sentences(summary) if not piece.text.startswith("(")][:2]
     looks_for = f"a {domain.item} in {kind}" if kind else f"a {domain.item} such as this"
     return Wording(
         name,
-        f"This {domain.person} looks for {looks_for}. {summary}",
+        f"This {domain.person} looks for {looks_for}. {' '.join(told)}",
         f"They may take to {title} for what it is; no reviewer has told why yet.",
     )
 

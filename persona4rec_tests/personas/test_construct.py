@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
-from persona4rec_pipeline.personas import grouping
 from persona4rec_pipeline.personas.aspects import PROMPTS
 from persona4rec_pipeline.personas.construct import (
     Templates,
@@ -30,6 +29,9 @@ from persona4rec_tests.personas.builders import (
 TEMPLATES = Templates(
     PromptTemplate.load(PROMPTS, "personas.compact.jinja"), PromptTemplate.load(PROMPTS, "personas.full.jinja")
 )
+
+# The model is asked about every group.
+UNDECIDED = SETTINGS.model_copy(update={"near_tie": 100.0})
 
 # Another item of the catalogue, so that there is something to measure support against.
 OTHER = item(
@@ -105,8 +107,7 @@ def test_personas_never_carry_links_or_instructions_from_reviews():
         assert "h" not in persona.evidence_review_ids
 
 
-def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path, monkeypatch):
-    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path):
     shown = []
 
     def answer(prompt):
@@ -114,7 +115,7 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path, monkeypatc
         return min(prompt.choices)
 
     with scripted_model(answer, "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, settings=UNDECIDED)
     assert shown and all(2 <= len(choices) <= 4 for choices in shown)
     assert [tuple(reversed(choices)) for choices in shown[::2]] == shown[1::2]
     topics = {topic.who: topic.name for topic in [*BOOK.tastes.values(), *BOOK.complaints.values()]}
@@ -123,33 +124,30 @@ def test_a_small_model_decides_which_taste_a_group_is_about(tmp_path, monkeypatc
     assert len({persona.name for persona in personas}) == len(personas)
 
 
-def test_a_choice_that_turns_with_the_order_of_the_tastes_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+def test_a_choice_that_turns_with_the_order_of_the_tastes_is_not_taken(tmp_path):
     with scripted_model(lambda prompt: prompt.choices[0], "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, settings=UNDECIDED)
     assert all(persona.source == "extractive" for persona in personas)
     assert any("turned with the order" in (persona.fallback_reason or "") for persona in personas)
 
 
-def test_a_choice_that_the_evidence_supports_less_than_that_of_the_rules_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+def test_a_choice_that_the_evidence_supports_less_than_that_of_the_rules_is_not_taken(tmp_path):
     right = {"Gothic dread", "Laugh-out-loud comedy", "Slow pace"}
 
     def answer(prompt):
         return min(set(prompt.choices) - right)
 
     with scripted_model(answer, "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, settings=UNDECIDED)
     refused = [persona for persona in personas if "better than" in (persona.fallback_reason or "")]
     assert refused
     assert {persona.name for persona in refused} <= {BOOK.tastes["Gothic dread"].who, BOOK.complaints["Slow pace"].who,
                                                      BOOK.tastes["Laugh-out-loud comedy"].who}  # fmt: skip
 
 
-def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(grouping, "NEAR_TIE", 100.0)
+def test_a_small_model_that_gives_no_choice_leaves_the_rules_persona_with_the_reason(tmp_path):
     with scripted_model(lambda prompt: "something else", "compact", tmp_path) as model:
-        personas = build(item(*gothic_and_comic_reviews()), model=model)
+        personas = build(item(*gothic_and_comic_reviews()), model=model, settings=UNDECIDED)
     refused = [persona for persona in personas if persona.fallback_reason]
     assert refused and all("none of the choices" in persona.fallback_reason for persona in refused)
     by_rules = build(item(*gothic_and_comic_reviews()))
@@ -289,3 +287,11 @@ def test_the_gate_names_what_is_wrong(name, description, support, reason):
 def test_the_gate_lets_a_sound_persona_pass():
     sound = ("Dark dread seeker", "This reader looks for dark houses and creeping fear.", "The Old House", 0.6)
     assert acceptance_problem(*sound, SETTINGS, BOOK) is None
+
+
+def test_the_persona_of_an_unreviewed_item_is_as_short_as_any_other():
+    long = replace(
+        item(), summary="A family moves in. They learn who lived there. A third thing happens. A fourth. (Horror)"
+    )
+    (persona,) = build(long)
+    assert persona.description.count(".") == 3 and "(" not in persona.description

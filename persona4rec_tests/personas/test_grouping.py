@@ -12,7 +12,7 @@ from persona4rec_tests.personas.builders import (
 def groups_of(reviews, most=7):
     evidence = collect_evidence(reviews, BOOK, 4.0, SETTINGS.max_evidence_sentences)
     vectors = embed_words([sentence.text for sentence in evidence])
-    return group_evidence(evidence, vectors, tastes(), most)
+    return group_evidence(evidence, vectors, tastes(), most, SETTINGS.near_tie)
 
 
 def test_readers_with_different_reasons_are_in_different_groups():
@@ -80,7 +80,9 @@ def test_the_title_of_a_review_helps_to_recognise_and_is_no_evidence_itself():
     titled = TrainReview("r", "The corridors of the castle are dark.", True, 5.0, title="Creeping fear and dread")
     evidence = collect_evidence([titled], BOOK, 4.0, 10)
     assert [sentence.is_title for sentence in evidence] == [True, False]
-    groups = group_evidence(evidence, embed_words([sentence.text for sentence in evidence]), tastes(), 7)
+    groups = group_evidence(
+        evidence, embed_words([sentence.text for sentence in evidence]), tastes(), 7, SETTINGS.near_tie
+    )
     assert all(not sentence.is_title for group in groups for sentence in group.evidence)
 
 
@@ -111,5 +113,7 @@ def test_reviews_in_a_language_that_the_encoder_does_not_read_are_evidence_witho
     ]
     evidence = collect_evidence(spanish, BOOK, 4.0, 10, ["en"])
     assert evidence and all(sentence.is_foreign for sentence in evidence)
-    (group,) = group_evidence(evidence, embed_words([sentence.text for sentence in evidence]), tastes(), 7)
+    (group,) = group_evidence(
+        evidence, embed_words([sentence.text for sentence in evidence]), tastes(), 7, SETTINGS.near_tie
+    )
     assert group.taste is None and group.polarity == "appreciative"
