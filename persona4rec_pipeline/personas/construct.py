@@ -167,6 +167,8 @@ def construct_personas(
         rows = vectors[start : start + len(found)]
         start += len(found)
         finished, places = _united(found, rows, settings)
+        if all(persona.polarity == "critical" for persona in finished):  # one for everybody comes beside them
+            finished, places = finished[: settings.max_personas - 1], places[: settings.max_personas - 1]
         named = _keep_identifiers(
             finished, rows[places], earlier, vectors[of_former : of_former + len(earlier)], settings.same_similarity
         )

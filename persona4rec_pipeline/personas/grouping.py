@@ -159,7 +159,7 @@ def group_evidence(
 
     vectors: float32 (len(evidence), d), unit length. Passages that are about one topic are one group, so the number of
     groups follows the variety of what is said. Where nothing that speaks for the item has a topic, the most central of
-    these sentences make one group without one. A complaint keeps a place if there is any.
+    these sentences make one group without one. The largest group of either side keeps a place.
     near_tie: nats per sentence within which two topics of a group do not differ.
     """
     if not evidence:
@@ -175,9 +175,10 @@ def group_evidence(
         groups += found
     groups.sort(key=lambda group: (-len(group.review_ids), group.evidence[0].review_id, group.evidence[0].text))
     kept = groups[: 1 if only_one else most_groups]
-    against = [group for group in groups if group.polarity == "critical"]
-    if against and against[0] not in kept and len(kept) > 1:
-        kept[-1] = against[0]
+    for side in (True, False):
+        of_side = [group for group in groups if (group.polarity == "critical") == side]
+        if of_side and of_side[0] not in kept and len(kept) > 1:
+            kept[-1] = of_side[0]
     return kept
 
 
