@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from persona4rec_pipeline.alignment.figures import judge_figures
-from persona4rec_pipeline.personas.construct import MAX_QUOTE_CHARACTERS, MAX_QUOTES
 from persona4rec_pipeline.personas.grouping import NEUTRAL_BAND
+from persona4rec_pipeline.personas.persona import MAX_QUOTE_CHARACTERS, MAX_QUOTES
 from persona4rec_pipeline.personas.text import sentences, words
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database

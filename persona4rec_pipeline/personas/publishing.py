@@ -1,7 +1,7 @@
 """The last question before a model's words are shown: is there anything in them that their evidence does not hold?
 
 Belongs here: refusing a generated text for what it carries (markup, links, personal data, orders, advertising) or brings
-in (names and numbers from nowhere). Does not belong here: whether it is a good persona (`construct.py`).
+in (names and numbers from nowhere). Does not belong here: whether it is a good persona (`persona.py`).
 """
 
 from __future__ import annotations

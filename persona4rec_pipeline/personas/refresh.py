@@ -31,10 +31,11 @@ from persona4rec_pipeline.personas.aspects import (
     ground_aspects,
 )
 from persona4rec_pipeline.personas.background import Catalogue, ItemEvidence, know_catalogue, sample_sentences
-from persona4rec_pipeline.personas.construct import Constructed, Persona, Templates, construct_personas
+from persona4rec_pipeline.personas.construct import Constructed, Templates, construct_personas
 from persona4rec_pipeline.personas.domains import Domain, domain_fingerprint
 from persona4rec_pipeline.personas.grouping import TrainReview
 from persona4rec_pipeline.personas.languages import language_of
+from persona4rec_pipeline.personas.persona import Persona
 from persona4rec_pipeline.personas.summaries import safe_categories
 from persona4rec_pipeline.personas.wording import PhraseStatistics
 from persona4rec_pipeline.settings import Settings

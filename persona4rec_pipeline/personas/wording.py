@@ -1,7 +1,7 @@
 """How an extractive persona reads: a name from the words that set its group apart, a description, a rationale.
 
 Belongs here: phrases, names and sentences made by rules. Does not belong here: finding the groups (`grouping.py`), and
-anything a language model writes (`construct.py`).
+anything a language model writes (`full_profile.py`).
 """
 
 from __future__ import annotations

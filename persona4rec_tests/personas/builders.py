@@ -77,10 +77,12 @@ def statistics_of(*items: ItemEvidence) -> PhraseStatistics:
     return PhraseStatistics.of((entry.text for item in items for entry in item.reviews), BOOK)
 
 
+@cache
 def tastes() -> Tastes:
     return Tastes(BOOK, embed_words)
 
 
+@cache
 def catalogue_of(*items: ItemEvidence) -> Catalogue:
     sampled = sample_sentences(items, embed_words, SETTINGS, BOOK, 4.0)
     return know_catalogue(sampled, statistics_of(*items), BOOK, embed_words)

@@ -8,12 +8,8 @@ import pytest
 
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
 from persona4rec_pipeline.personas.aspects import PROMPTS
-from persona4rec_pipeline.personas.construct import (
-    Templates,
-    acceptance_problem,
-    construct_personas,
-    persona_identifier,
-)
+from persona4rec_pipeline.personas.construct import Templates, construct_personas
+from persona4rec_pipeline.personas.persona import acceptance_problem, persona_identifier
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.generation.scripted import ScriptedEngine
 from persona4rec_tests.personas.builders import (
@@ -97,6 +93,12 @@ def test_an_item_that_everybody_dislikes_still_has_a_persona_that_may_speak_for_
     personas = build(item(*disliked))
     assert {persona.polarity for persona in personas} == {"critical", "mixed"}
     assert personas[-1].source == "summary"
+
+
+def test_the_persona_for_everybody_counts_to_the_most_personas():
+    disliked = [review(f"r{n}", f"The plot crawls and the butler number {n} is dull.", rating=1.0) for n in range(4)]
+    only_one = SETTINGS.model_copy(update={"max_personas": 1})
+    assert [persona.source for persona in build(item(*disliked), settings=only_one)] == ["summary"]
 
 
 def test_personas_never_carry_links_or_instructions_from_reviews():

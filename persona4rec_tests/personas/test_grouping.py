@@ -37,6 +37,23 @@ def test_there_are_never_more_groups_than_allowed_and_a_complaint_keeps_its_plac
     assert any(group.polarity == "critical" for group in groups)
 
 
+def test_praise_keeps_its_place_where_there_are_more_complaints_than_room():
+    slow = [
+        review(f"s{n}{k}", f"{words} number {k}.", rating=1.0)
+        for n, words in enumerate(
+            [
+                "The plot crawls and chapters drag",
+                "The dialogue is stilted and wooden",
+                "The ending is rushed and abrupt",
+            ]
+        )
+        for k in range(9)
+    ]
+    fond = [entry for entry in gothic_and_comic_reviews() if entry.review_id[0] == "d"][:2]
+    found = groups_of([*slow, *fond], most=2)
+    assert sorted(group.polarity for group in found) == ["appreciative", "critical"]
+
+
 def test_the_order_of_the_reviews_does_not_matter():
     reviews = gothic_and_comic_reviews()
     forwards, backwards = groups_of(reviews), groups_of(list(reversed(reviews)))
