@@ -32,7 +32,7 @@ from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
 PROMPTS = "persona4rec_pipeline.alignment.prompts"
-LOGIC_VERSION = "3"
+LOGIC_VERSION = "4"
 # Settings that only training reads.
 _NOT_OF_JUDGING = {"flat_pairs", "flat_entropy"}
 

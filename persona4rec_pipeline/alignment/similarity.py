@@ -32,9 +32,9 @@ MAX_VOICES = 32
 # How much of an earlier review is replaced by those that speak for the same persona.
 KIN_SHARE = 0.5
 # How much a persona's own words count beside its reviewers'.
-TEXT_WEIGHT = 0.5
+TEXT_WEIGHT = 0.25
 # How much it counts that an earlier review speaks for a persona that says the same.
-CLAIM_WEIGHT = 0.25
+CLAIM_WEIGHT = 0.15
 # Exponent of the number of reviewers who speak for a persona: a taste that many share is likelier, a little.
 VOICES_EXPONENT = 0.25
 # Voices that every persona is taken to have, so that one without others can still be chosen.

@@ -30,7 +30,7 @@ from persona4rec_pipeline.presentation import bar_chart, markdown_table, markdow
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
-LOGIC_VERSION = "4"
+LOGIC_VERSION = "5"
 # Train reviews read for the summary of an item that has no metadata.
 REVIEWS_PER_SUMMARY = 30
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from persona4rec_pipeline.personas.domains import Domain, Topic
 from persona4rec_pipeline.personas.text import content_words, stem
@@ -228,4 +229,6 @@ def _stems(text: str) -> list[str]:
 def _fitted(
     inverse_strength: float, features: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
 ) -> LogisticRegression:
-    return LogisticRegression(C=inverse_strength, max_iter=1000).fit(features, labels, sample_weight=weights)
+    # Handing such small products to several threads takes longer than the products, and far longer beside other work.
+    with threadpool_limits(1):
+        return LogisticRegression(C=inverse_strength, max_iter=1000).fit(features, labels, sample_weight=weights)

@@ -20,6 +20,8 @@ from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import Database, open_warehouse
 
 RECENCY_DECAY = 0.9
+# What is planted in the sample catalogue of books, as `scripts.write_sample` writes it beside the catalogue.
+BOOKS = Path(__file__).parent / "books.json"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class AlignmentAccuracy:
     one_in_options: float
 
 
-def alignment_accuracy(warehouse: Database, planted: str = "books") -> AlignmentAccuracy:
-    """The figures of what `alignment_pairs` holds; `planted` names the file of planted truth beside this one.
+def alignment_accuracy(warehouse: Database, truth: Path = BOOKS) -> AlignmentAccuracy:
+    """The figures of what `alignment_pairs` holds; `truth` is the file that says what is planted in the catalogue.
 
     Raises ValueError when no pair can be judged.
     """
-    motive_of = read_motives(warehouse, planted)
+    motive_of = read_motives(warehouse, truth)
     evidence: dict[tuple[str, str], list[str]] = {
         (item_id, persona_id): reviews
         for item_id, persona_id, reviews in warehouse.rows(
@@ -73,11 +75,11 @@ def alignment_accuracy(warehouse: Database, planted: str = "books") -> Alignment
     return AlignmentAccuracy(means[0], means[1], means[2], len(hits), means[3])
 
 
-def read_motives(warehouse: Database, planted: str = "books") -> dict[str, str]:
+def read_motives(warehouse: Database, truth: Path = BOOKS) -> dict[str, str]:
     """Review id -> planted motive, of the reviews that have one."""
-    truth = json.loads((Path(__file__).parent / f"{planted}.json").read_text())
     motives: Mapping[tuple[str, str, int], str | None] = {
-        (review["user_id"], review["parent_asin"], review["timestamp"]): review["motive"] for review in truth["reviews"]
+        (review["user_id"], review["parent_asin"], review["timestamp"]): review["motive"]
+        for review in json.loads(truth.read_text())["reviews"]
     }
     rows = warehouse.rows("SELECT review_id, user_id, item_id, epoch_ms(reviewed_at) FROM reviews")
     found = {review_id: motives.get((user_id, item_id, time)) for review_id, user_id, item_id, time in rows}

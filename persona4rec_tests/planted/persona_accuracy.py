@@ -19,7 +19,7 @@ from pathlib import Path
 from persona4rec_pipeline.personas.domains import get_domain
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import Database, open_warehouse
-from persona4rec_tests.planted.alignment_accuracy import read_motives
+from persona4rec_tests.planted.alignment_accuracy import BOOKS, read_motives
 
 STANDS_FOR: Mapping[str, tuple[str, ...]] = {
     "witty_courtship": ("Slow-burn romance", "Passionate romance", "Witty dialogue", "Social comedy"),
@@ -70,14 +70,14 @@ class Comparison:
     single: PersonaAccuracy
 
 
-def persona_accuracy(warehouse: Database, planted: str = "books") -> Comparison:
+def persona_accuracy(warehouse: Database, truth: Path = BOOKS) -> Comparison:
     """The figures of what `personas` holds; personas from summaries make no claim and are left out."""
-    truth = json.loads((Path(__file__).parent / f"{planted}.json").read_text())
+    planted = json.loads(truth.read_text())
     item_of = dict(warehouse.rows("SELECT review_id, item_id FROM reviews JOIN splits USING (catalog, review_id) "
                                   "WHERE split = 'train'"))  # fmt: skip
     motives: dict[str, set[str]] = defaultdict(set)
-    for review_id, motive in read_motives(warehouse, planted).items():
-        item = truth["items"][item_of[review_id]] if review_id in item_of else {"appreciative": [], "critical": []}
+    for review_id, motive in read_motives(warehouse, truth).items():
+        item = planted["items"][item_of[review_id]] if review_id in item_of else {"appreciative": [], "critical": []}
         if motive in item["appreciative"] or motive in item["critical"]:
             motives[item_of[review_id]].add(motive)
     made: list[Told] = warehouse.rows(
@@ -92,8 +92,8 @@ def persona_accuracy(warehouse: Database, planted: str = "books") -> Comparison:
     names = [name for _, name, polarity in made if polarity == "appreciative"]
     commonest = max(sorted(set(names)), key=names.count) if names else ""
     single = [(item, commonest, "appreciative") for item in sorted(motives)]
-    of_motive = {motive["id"]: motive["polarity"] for motive in truth["motives"]}
-    measure = _Measure(motives, of_motive, truth["items"])
+    of_motive = {motive["id"]: motive["polarity"] for motive in planted["motives"]}
+    measure = _Measure(motives, of_motive, planted["items"])
     return Comparison(measure.of(made), measure.of(by_lot), measure.of(single))
 
 

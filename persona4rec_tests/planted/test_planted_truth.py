@@ -13,10 +13,8 @@ from persona4rec_tests.planted.persona_accuracy import persona_accuracy
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory):
-    """The sample of books from its reviews to its pairs, with the panel that the demo has."""
-    settings = load_settings(
-        {}, home=tmp_path_factory.mktemp("home"), generation={"engine": "extractive"}, splits={"panel_fraction": 1.0}
-    )
+    """The sample of books from its reviews to its pairs."""
+    settings = load_settings({}, home=tmp_path_factory.mktemp("home"), generation={"engine": "extractive"})
     folder = sample_path("books")
     add_catalog(settings, "books", str(folder / "reviews.jsonl"), str(folder / "items.jsonl"))
     run_stale(settings, steps=STEPS[:4])
@@ -34,7 +32,7 @@ def test_personas_tell_the_planted_motives_far_better_than_chance(warehouse):
 def test_the_judge_finds_the_planted_motive_at_least_twice_as_often_as_chance(warehouse):
     found = alignment_accuracy(warehouse)
     # Not even a judge who knows the motives of the history can do better than `oracle`: people change their minds.
-    assert found.accuracy >= 0.72
+    assert found.accuracy >= 0.75
     assert found.accuracy >= 2 * found.random
     assert found.accuracy >= 0.9 * found.oracle
 
