@@ -11,8 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+# Converted models that are there already; no setting, and so nothing that `load_settings` may meet.
+_MODELS = os.environ.pop("PERSONA4REC_TEST_MODELS", None)
 # A developer's own settings must not decide whether tests pass; a test that needs one sets it.
-for _variable in [name for name in os.environ if name.startswith("PERSONA4REC_") and name != "PERSONA4REC_TEST_MODELS"]:
+for _variable in [name for name in os.environ if name.startswith("PERSONA4REC_")]:
     del os.environ[_variable]
 
 
@@ -20,8 +22,8 @@ for _variable in [name for name in os.environ if name.startswith("PERSONA4REC_")
 def home_with_model(tmp_path_factory) -> Path:
     """A state directory that holds the packaged model, converted once, or a folder given by PERSONA4REC_TEST_MODELS."""
     home = tmp_path_factory.mktemp("home")
-    if given := os.environ.get("PERSONA4REC_TEST_MODELS"):
-        (home / "models").symlink_to(Path(given).absolute())
+    if _MODELS:
+        (home / "models").symlink_to(Path(_MODELS).absolute())
     else:
         # Whoever needs the model first converts it here, whichever tests run.
         (home / "models").mkdir()

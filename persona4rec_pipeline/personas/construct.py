@@ -21,7 +21,7 @@ from persona4rec_pipeline.personas.background import Catalogue, ItemEvidence
 from persona4rec_pipeline.personas.compact_profile import Decided, better_supported, decide_tastes
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.full_profile import write_personas
-from persona4rec_pipeline.personas.grouping import Group, collect_evidence, group_evidence
+from persona4rec_pipeline.personas.grouping import Group, collect_evidence, group_evidence, largest
 from persona4rec_pipeline.personas.persona import (
     MAX_DESCRIPTION_CHARACTERS,
     MAX_QUOTE_CHARACTERS,
@@ -48,6 +48,8 @@ from persona4rec_pipeline.settings import PersonaSettings
 
 # The rules' own sentences are English.
 EXTRACTIVE_LANGUAGE = "en"
+# Groups beyond the most personas: what is refused or united with another must not cost one that is left its place.
+SPARE_GROUPS = 3
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,16 @@ def construct_personas(
         rows = vectors[start : start + len(found)]
         start += len(found)
         finished, places = _united(found, rows, settings)
-        if all(persona.polarity == "critical" for persona in finished):  # one for everybody comes beside them
-            finished, places = finished[: settings.max_personas - 1], places[: settings.max_personas - 1]
+        polarities = [persona.polarity for persona in finished]
+        # Where all are critical, one for everybody comes beside them.
+        most = settings.max_personas - all(polarity == "critical" for polarity in polarities)
+        order = largest(polarities, most)
         named = _keep_identifiers(
-            finished, rows[places], earlier, vectors[of_former : of_former + len(earlier)], settings.same_similarity
+            [finished[place] for place in order],
+            rows[[places[place] for place in order]],
+            earlier,
+            vectors[of_former : of_former + len(earlier)],
+            settings.same_similarity,
         )
         of_former += len(earlier)
         named += _for_everybody(item, named, settings, domain)
@@ -142,7 +150,7 @@ def _group_items(
     start = 0
     for found in evidence:
         rows = vectors[start : start + len(found)]
-        groups.append(group_evidence(found, rows, tastes, settings.max_personas, settings.near_tie))
+        groups.append(group_evidence(found, rows, tastes, settings.max_personas + SPARE_GROUPS, settings.near_tie))
         start += len(found)
     return groups
 

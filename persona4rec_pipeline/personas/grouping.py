@@ -174,12 +174,20 @@ def group_evidence(
             found = [_without_topic(evidence, vectors, places, is_for)] if places else []
         groups += found
     groups.sort(key=lambda group: (-len(group.review_ids), group.evidence[0].review_id, group.evidence[0].text))
-    kept = groups[: 1 if only_one else most_groups]
+    return [groups[place] for place in largest([group.polarity for group in groups], 1 if only_one else most_groups)]
+
+
+def largest(polarities: Sequence[Polarity], most: int) -> list[int]:
+    """The first `most` places of what is sorted by size; if there is room for two, the first of either side is among them.
+
+    Critical is one side, all else the other.
+    """
+    places = list(range(len(polarities)))[:most]
     for side in (True, False):
-        of_side = [group for group in groups if (group.polarity == "critical") == side]
-        if of_side and of_side[0] not in kept and len(kept) > 1:
-            kept[-1] = of_side[0]
-    return kept
+        first = next((place for place, polarity in enumerate(polarities) if (polarity == "critical") == side), None)
+        if first is not None and first not in places and len(places) > 1:
+            places[-1] = first
+    return places
 
 
 def _read(
