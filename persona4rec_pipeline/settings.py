@@ -210,6 +210,13 @@ class AlignmentSettings(Group):
         description="Orders in which a language model is shown the options: 2 asks twice, the second time reversed, and "
         "averages, because a model favours a place.",
     )
+    max_entropy: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Entropy over its highest value (1 is flat) up to which a model's verdict is taken; a flatter one is left "
+        "to similarity.",
+    )
     flat_pairs: Literal["keep", "weigh", "drop"] = Field(
         "keep",
         description="Pairs whose judge was unsure. keep: they train as the others do; weigh: they count for 1 less their "

@@ -38,6 +38,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"personas": {"domain": "movie"}}, {"review_aspects", "item_summaries", "personas"}),
         ({"alignment": {"max_history": 3}}, {"alignment_pairs"}),
         ({"alignment": {"option_orders": 1}}, {"alignment_pairs"}),
+        ({"alignment": {"max_entropy": 0.8}}, {"alignment_pairs"}),
         ({"alignment": {"flat_pairs": "drop", "flat_entropy": 0.5}}, {"persona_encoder"}),
         ({"encoder": {"learning_rate": 1e-4}}, {"persona_encoder"}),
         ({"evaluation": {"candidates": 50}}, {"candidates"}),

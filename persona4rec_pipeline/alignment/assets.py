@@ -109,7 +109,7 @@ def alignment_pairs(
         orders = settings.alignment.option_orders
         answers = list(judge_by_model(choices, domains, language_model, template, orders, context.log.info))
     both = list(zip(answers, by_similarity, strict=True))
-    verdicts = [trusted_verdict(answer, similar) for answer, similar in both]
+    verdicts = [trusted_verdict(answer, similar, settings.alignment.max_entropy) for answer, similar in both]
     rows = pd.DataFrame(
         [_row(verdict, similar, times) for verdict, similar in zip(verdicts, by_similarity, strict=True)],
         columns=_COLUMNS,

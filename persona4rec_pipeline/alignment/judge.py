@@ -169,15 +169,17 @@ def shown_orders(choice: Choice, count: int) -> list[tuple[int, ...]]:
     return [first, first[::-1]][:count]
 
 
-def trusted_verdict(answer: Verdict | None, similar: Verdict) -> Verdict:
-    """The model's verdict, or that of similarity where there is none, or where the model chose by the order of the options.
+def trusted_verdict(answer: Verdict | None, similar: Verdict, max_entropy: float) -> Verdict:
+    """The model's verdict, or that of similarity where there is none, where the model chose by the order of the options, or
+    where it hardly preferred any (`entropy` above `max_entropy`).
 
-    A judge whose choice turns with the order has not judged. What it said stays with the verdict, to be measured.
+    A judge whose choice turns with the order has not judged, nor has one to whom all are nearly the same. What it said
+    stays with the verdict, to be measured.
     """
     if answer is None:
         return similar
     chosen = {int(np.argmax(probabilities)) for probabilities in answer.by_order}
-    if len(chosen) > 1:
+    if len(chosen) > 1 or answer.entropy > max_entropy:
         return replace(similar, orders=answer.orders, by_order=answer.by_order, failed=answer.failed)
     return answer
 

@@ -8,11 +8,13 @@ import pytest
 
 from persona4rec_pipeline.alignment.judge import (
     Option,
+    Verdict,
     average_orders,
     judge_by_model,
     judge_requests,
     normalised_entropy,
     shown_orders,
+    trusted_verdict,
 )
 from persona4rec_pipeline.generation import LanguageModel, PromptTemplate
 from persona4rec_pipeline.generation.engine import Answer
@@ -217,3 +219,27 @@ def test_entropy_is_over_its_highest_value():
     assert normalised_entropy([0.25] * 4) == pytest.approx(1)
     assert normalised_entropy([1.0, 0.0, 0.0]) == 0 == normalised_entropy([1.0])
     assert normalised_entropy([0.5, 0.5, 0, 0]) == pytest.approx(0.5)
+
+
+# Similarity chooses the first of three options.
+SIMILAR = Verdict(choice(), (0.6, 0.3, 0.1), "similarity")
+
+
+@pytest.mark.parametrize(
+    ("by_order", "trusted"),
+    [
+        pytest.param([(0.1, 0.8, 0.1), (0.2, 0.7, 0.1)], True, id="sure in both orders"),
+        pytest.param([(0.1, 0.8, 0.1), (0.1, 0.1, 0.8)], False, id="turns with the order"),
+        pytest.param([(0.3, 0.37, 0.33), (0.32, 0.35, 0.33)], False, id="hardly prefers any"),
+    ],
+)
+def test_a_model_that_chose_by_order_or_hardly_at_all_leaves_the_verdict_to_similarity(by_order, trusted):
+    averaged = average_orders(np.array(by_order))
+    answer = Verdict(choice(), tuple(averaged), "llm", ((0, 1, 2), (2, 1, 0)), tuple(by_order))
+    verdict = trusted_verdict(answer, SIMILAR, max_entropy=0.9)
+    assert (verdict.source, verdict.best) == (("llm", 1) if trusted else ("similarity", 0))
+    assert verdict.by_order == tuple(by_order)  # what the model said stays, to be measured
+
+
+def test_without_an_answer_similarity_decides():
+    assert trusted_verdict(None, SIMILAR, max_entropy=0.9) is SIMILAR
