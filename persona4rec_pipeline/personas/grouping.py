@@ -39,7 +39,8 @@ MIN_MINORITY_SHARE = 0.3
 MIN_WEIGHT = 0.8
 # Share of a group's reviewers who must be of two minds for its polarity to be mixed.
 MIXED_SHARE = 0.6
-# Among how many likeliest topics of a sentence a passage's own must be, for the sentence to be evidence of it.
+# Among how many likeliest topics of a sentence a passage's own must be, and ahead of idle talk, for the sentence to be
+# evidence of it.
 CLOSE_RANK = 2
 # Lengths, in characters, between which a sentence reads well as a quote.
 QUOTE_LENGTHS = (30, 220)
@@ -264,8 +265,9 @@ def _by_topic(
             # What a passage says beside its topic is no evidence of it; its most telling sentence always is.
             best = max(body, key=lambda place: (own[place], -place))
             for place in body:
-                rivals = np.sort(recognised.by_sentence[place_rows[place]])[-CLOSE_RANK]
-                if place == best or own[place] >= rivals:
+                scores = recognised.by_sentence[place_rows[place]]
+                rival = max(np.sort(scores)[-CLOSE_RANK], scores[len(recogniser.topics) :].max())
+                if place == best or own[place] >= rival:
                     said.append((float(own[place]), place))
         advantage = recognised.advantage[members].mean(axis=0)[: len(recogniser.topics)]
         close = [int(other) for other in np.argsort(-advantage, kind="stable")]
