@@ -11,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; each taking all of them for itself is slower for all.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Converted models that are there already; no setting, and so nothing that `load_settings` may meet.
 _MODELS = os.environ.pop("PERSONA4REC_TEST_MODELS", None)
 # A developer's own settings must not decide whether tests pass; a test that needs one sets it.
@@ -28,3 +31,12 @@ def home_with_model(tmp_path_factory) -> Path:
         # Whoever needs the model first converts it here, whichever tests run.
         (home / "models").mkdir()
     return home
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel, the tests of a file stay together, as they share fixtures, and one engine runs at a time."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
