@@ -149,7 +149,8 @@ class NegativeBand:
 class PolarityMix:
     """Personas by polarity against the rated train reviews of the same items; shares (0-1).
 
-    positive, neutral, negative: by `reviews.positive_rating`, as in persona construction. The correlations are Pearson's
+    positive: liked, where the source says so, else by `reviews.positive_rating`; neutral and negative: the others by their
+    rating, as in persona construction. The correlations are Pearson's
     over items, of the share of appreciative personas with the share of positive reviews, and of critical with negative;
     None where one of the two does not vary.
     """
@@ -469,9 +470,9 @@ _MIX = """, mix AS (
         FROM made GROUP BY catalog, item_id
     ) LEFT JOIN (
         SELECT catalog, item_id, count(rating) AS rated, count(*) - count(rating) AS unrated,
-            count(*) FILTER (WHERE rating >= $positive) AS positive,
-            count(*) FILTER (WHERE rating < $positive AND rating >= $positive - $band) AS neutral,
-            count(*) FILTER (WHERE rating < $positive - $band) AS negative
+            count(rating) FILTER (WHERE is_positive) AS positive,
+            count(*) FILTER (WHERE NOT is_positive AND rating >= $positive - $band) AS neutral,
+            count(*) FILTER (WHERE NOT is_positive AND rating < $positive - $band) AS negative
         FROM train GROUP BY catalog, item_id
     ) USING (catalog, item_id)
 )

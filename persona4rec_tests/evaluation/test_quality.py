@@ -52,7 +52,7 @@ class Town(Shop):
     def ratings(self, item_id: str, *ratings: float | None, split: str = "train", catalog: str = "books") -> Town:
         for rating in ratings:
             self.interaction(f"u{len(self.rows.get('reviews', []))}", item_id, split=split, catalog=catalog)
-            self.rows["reviews"][-1]["rating"] = rating
+            self.rows["reviews"][-1] |= {"rating": rating, "is_positive": rating is None or rating >= 4}
         return self
 
     def judged(self, item_id: str, probabilities: list[float], similar: int, orders: list[list[int]] | None) -> Town:
@@ -154,6 +154,12 @@ def test_polarity_stands_against_the_train_ratings_of_the_same_items_alone(town)
     assert [(band.label, band.items, band.with_critical) for band in polarity.bands] == [
         ("none", 1, 0.0), ("50% and more", 2, 1.0),
     ]  # fmt: skip
+
+
+def test_what_was_liked_is_positive_whatever_its_rating(tmp_path):
+    town = Town(tmp_path).item("a").ratings("a", 3, 3, 1).persona("a", "Sea air lover")
+    town.rows["reviews"][0]["is_positive"] = True
+    assert town.measure().polarity.reviews == {"positive": 1 / 3, "neutral": 1 / 3, "negative": 1 / 3}
 
 
 def test_a_correlation_of_what_does_not_vary_is_not_told(tmp_path):
