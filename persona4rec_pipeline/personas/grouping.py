@@ -20,7 +20,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from persona4rec_pipeline.personas.domains import Domain, Topic
 from persona4rec_pipeline.personas.polarity import Polarity, sentence_stance
-from persona4rec_pipeline.personas.tastes import Passages, Recogniser, Tastes
+from persona4rec_pipeline.personas.tastes import MIN_WEIGHT, Passages, Recogniser, Tastes
 from persona4rec_pipeline.personas.text import is_usable, safe_sentences, tidy
 
 __all__ = ["Evidence", "Group", "Polarity", "TrainReview", "collect_evidence", "group_evidence", "passages_of"]
@@ -35,8 +35,6 @@ CONTRADICTING_STANCE = 0.5
 PASSAGE_SENTENCES = 4
 MAX_REVIEW_SENTENCES = 12
 MIN_MINORITY_SHARE = 0.3
-# Weight, in passages, that a topic needs to make a group.
-MIN_WEIGHT = 0.8
 # Share of a group's reviewers who must be of two minds for its polarity to be mixed.
 MIXED_SHARE = 0.6
 # Among how many likeliest topics of a sentence a passage's own must be, and ahead of idle talk, for the sentence to be
@@ -257,6 +255,8 @@ def _by_topic(
     for number, topic in enumerate(recogniser.topics):
         members = np.flatnonzero(decided == number)
         if not len(members) or recognised.weights[number] < MIN_WEIGHT:
+            continue
+        if not recogniser.is_sure(number, recognised.alone[members, number]):
             continue
         said: list[tuple[float, int]] = []
         for member in members:

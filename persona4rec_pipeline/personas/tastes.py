@@ -42,6 +42,10 @@ IDLE_PENALTY = 0.5
 # Weight (in passages) that a topic of an item loses in every step, and that the catalogue's prior adds.
 SPARSITY = 0.3
 PRIOR_WEIGHT = 3.0
+# Weight, in passages, that a topic needs to make a group.
+MIN_WEIGHT = 0.8
+# With hardly more items than this nothing can be called common.
+FEW_ITEMS = 10
 _STEPS = 30
 _FLOOR = 1e-3
 # What reviews of anything say, whatever they are about.
@@ -109,12 +113,13 @@ class Recognised:
 
     probabilities: float64 (passages, topics + 3), rows sum to 1, the last columns are idle talk, occasions and the shop.
     advantage: float64, same shape: log probability of each topic by the passage alone, per sentence. by_sentence: float64
-    (sentences, topics + 3).
+    (sentences, topics + 3). alone: float64, shape of probabilities: by the passage alone, whatever else the item has.
     """
 
     probabilities: np.ndarray
     advantage: np.ndarray
     by_sentence: np.ndarray
+    alone: np.ndarray
 
     @property
     def weights(self) -> np.ndarray:
@@ -144,6 +149,7 @@ class Recogniser:
         self._labels = np.array(labels)
         self._model = _fitted(EXAMPLES_C, self._features, self._labels, None)
         self._prior = np.full(self._columns, 1 / self._columns)
+        self._commonness = np.zeros(self._columns)
 
     def adapt(self, items: Sequence[Passages]) -> None:
         """Learn how this catalogue speaks: passages that are surely about a topic become examples of it.
@@ -155,6 +161,7 @@ class Recogniser:
             found = [self._recognise(item, known) for item, known in zip(items, features, strict=True)]
             self._prior = self._common_topics(found)
             if last == ADAPTATIONS:
+                self._commonness = self._share_of_items(items, features)
                 return
             rows, labels, weights = [], [], []
             for item, known, recognised in zip(items, features, found, strict=True):
@@ -184,11 +191,13 @@ class Recogniser:
     def _recognise(self, item: Passages, features: np.ndarray) -> Recognised:
         if not len(item.rows):
             nothing = np.zeros((0, self._columns))
-            return Recognised(nothing, nothing, nothing)
+            return Recognised(nothing, nothing, nothing, nothing)
         by_sentence = self._model.predict_log_proba(features)
         evidence = np.stack([by_sentence[list(rows)].sum(axis=0) for rows in item.rows])
         lengths = np.array([len(rows) for rows in item.rows])
         evidence[:, self._idle : self._idle + 2] -= IDLE_PENALTY * lengths[:, None]
+        alone = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+        alone /= alone.sum(axis=1, keepdims=True)
         mixture = self._prior
         for _ in range(_STEPS):
             weighted = evidence + np.log(mixture)
@@ -196,7 +205,22 @@ class Recogniser:
             probabilities = weighted / weighted.sum(axis=1, keepdims=True)
             mixture = np.maximum(probabilities.sum(axis=0) - SPARSITY, 0) + PRIOR_WEIGHT * self._prior + _FLOOR
             mixture = mixture / mixture.sum()
-        return Recognised(probabilities, evidence / lengths[:, None], by_sentence)
+        return Recognised(probabilities, evidence / lengths[:, None], by_sentence, alone)
+
+    def is_sure(self, number: int, alone: np.ndarray) -> bool:
+        """Whether one of a topic's passages is by itself at least as surely about it as the topic is common.
+
+        number: the topic's column; alone: of its passages and this topic, float64 (passages,), as in `Recognised`. A topic
+        found on two items of three has become what anything is about that is about nothing else; it has to be stated.
+        """
+        return bool(alone.max() >= self._commonness[number])
+
+    def _share_of_items(self, items: Sequence[Passages], features: Sequence[np.ndarray]) -> np.ndarray:
+        """Share (0-1) of the items that each topic has weight enough on, float64 (topics + 3,), lower for few items."""
+        if not items:
+            return np.zeros(self._columns)
+        found = [self._recognise(item, known) for item, known in zip(items, features, strict=True)]
+        return np.sum([recognised.weights >= MIN_WEIGHT for recognised in found], axis=0) / (len(found) + FEW_ITEMS)
 
     def _common_topics(self, found: Sequence[Recognised]) -> np.ndarray:
         # An item counts for so much and no more: one best-seller is not the catalogue.
