@@ -33,6 +33,8 @@ def home_with_model(tmp_path_factory) -> Path:
     return home
 
 
+# First, as xdist reads the groups in a hook of its own.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In parallel, the tests of a file stay together, as they share fixtures, and one engine runs at a time."""
     if not config.pluginmanager.hasplugin("xdist"):
