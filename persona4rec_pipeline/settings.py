@@ -183,7 +183,7 @@ class PersonaSettings(Group):
     near_tie: float = Field(
         0.35,
         ge=0,
-        description="Difference of two tastes, in nats per sentence of a group, within which a small model decides.",
+        description="Difference of two tastes, in nats per sentence of a group, within which a small model is asked.",
     )
     max_evidence_sentences: int = Field(
         120,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -196,16 +197,12 @@ class Recogniser:
         evidence = np.stack([by_sentence[list(rows)].sum(axis=0) for rows in item.rows])
         lengths = np.array([len(rows) for rows in item.rows])
         evidence[:, self._idle : self._idle + 2] -= IDLE_PENALTY * lengths[:, None]
-        alone = np.exp(evidence - evidence.max(axis=1, keepdims=True))
-        alone /= alone.sum(axis=1, keepdims=True)
         mixture = self._prior
         for _ in range(_STEPS):
-            weighted = evidence + np.log(mixture)
-            weighted = np.exp(weighted - weighted.max(axis=1, keepdims=True))
-            probabilities = weighted / weighted.sum(axis=1, keepdims=True)
+            probabilities = softmax(evidence + np.log(mixture), axis=1)
             mixture = np.maximum(probabilities.sum(axis=0) - SPARSITY, 0) + PRIOR_WEIGHT * self._prior + _FLOOR
             mixture = mixture / mixture.sum()
-        return Recognised(probabilities, evidence / lengths[:, None], by_sentence, alone)
+        return Recognised(probabilities, evidence / lengths[:, None], by_sentence, softmax(evidence, axis=1))
 
     def is_sure(self, number: int, alone: np.ndarray) -> bool:
         """Whether one of a topic's passages is by itself at least as surely about it as the topic is common.
