@@ -117,6 +117,7 @@ def _publish_without(settings: Settings, name: str) -> int | None:
             open_warehouse(settings),
             index_path,
             recency_decay=settings.encoder.recency_decay,
+            half_life_days=settings.encoder.half_life_days,
             max_history=settings.encoder.max_history,
             keep_generations=settings.index.keep_generations,
             encoder=manifest.encoder,

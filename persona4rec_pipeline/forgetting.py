@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from persona4rec_pipeline.encoder.stored import forget_orphans
 from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
@@ -63,6 +64,8 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
         _tell_dagster(instance, settings, warehouse, catalogs)
         steps = tuple(step for step in NIGHTLY if step != SOURCE_STEP)
         run_stale(settings, catalogs, steps, listener, instance, "forget-user", force=True)
+        # A vector tells much of its text.
+        forget_orphans(warehouse)
         # Names that only the user's words gave rise to are traces, too.
         names -= {name for (name,) in warehouse.rows("SELECT DISTINCT name FROM personas")}
         # Most of their assets were materialized again just now.

@@ -43,15 +43,14 @@ def bar_chart(labels: Sequence[Any], values: Sequence[float], title: str, y_labe
     figure, axes = _figure(title, y_label)
     # A dollar sign would open a formula.
     axes.bar([str(label).replace("$", r"\$") for label in labels], values, color="#4f6d9a")
-    return _markdown_image(figure, title)
+    return image(figure, title)
 
 
-def line_chart(x: Sequence[float], y: Sequence[float], title: str, x_label: str, y_label: str) -> str:
-    """A line chart as a Markdown image with its PNG inside (about 10 kB)."""
-    figure, axes = _figure(title, y_label)
-    axes.plot(x, y, color="#4f6d9a", marker="." if len(x) < 30 else None)
-    axes.set_xlabel(x_label)
-    return _markdown_image(figure, title)
+def image(figure: Any, title: str) -> str:
+    """A matplotlib figure as a Markdown image with its PNG inside."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
 def _figure(title: str, y_label: str) -> tuple[Any, Any]:
@@ -66,9 +65,3 @@ def _figure(title: str, y_label: str) -> tuple[Any, Any]:
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _markdown_image(figure: Any, title: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -239,12 +239,43 @@ class EncoderSettings(Group):
     recency_decay: float = Field(
         0.9, gt=0, le=1, description="g: weight of an interaction relative to the next newer one."
     )
+    half_life_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days by which an interaction must be older than the newest one to count half; none: age counts by "
+        "`recency_decay` alone.",
+    )
+    method: Literal["head", "lora", "full"] = Field(
+        "head",
+        description="head: a linear map behind the base model, minutes on a CPU; lora: low-rank updates of it; full: all "
+        "weights. The last two want a GPU.",
+    )
+    targets: Literal["judge", "chosen", "against_siblings", "any"] = Field(
+        "judge",
+        description="Which personas of a chosen item are right. judge: each as far as the judge says; chosen: the judge's "
+        "choice; against_siblings: it, and the item's others are wrong; any: whichever fits best.",
+    )
+    critical_negatives: bool = Field(
+        False, description="Whether an item's critical personas are wrong for who chose it."
+    )
+    mined_negatives: int = Field(
+        0, ge=0, description="Personas of unknown items, most similar first, that are added as wrong for each pair."
+    )
     temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
-    epochs: int = Field(1, ge=1, description="Passes over the alignment pairs.")
-    batch_size: int = Field(24, ge=2, description="Alignment pairs per batch, each a negative for the others.")
-    max_training_pairs: int = Field(2000, ge=2, description="Most recent alignment pairs used for training.")
-    training_history: int = Field(5, ge=1, description="Most recent interactions of a profile while training.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate of AdamW; none: 1e-3 for head, 2e-4 for lora, 2e-5 for full."
+    )
+    epochs: int = Field(20, ge=1, description="Most passes over the alignment pairs.")
+    patience: int = Field(2, ge=1, description="Passes without a lower validation loss after which training stops.")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Fraction (0-1) of users whose pairs tell when to stop and are not trained on."
+    )
+    batch_size: int = Field(128, ge=2, description="Alignment pairs per batch; their items are wrong for each other.")
+    max_training_pairs: int = Field(100_000, ge=2, description="Most recent alignment pairs used for training.")
+    training_history: int = Field(10, ge=1, description="Most recent interactions of a profile while training.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the updates of `lora`.")
+    lora_alpha: int = Field(32, gt=0, description="Scale of the updates of `lora`, over their rank.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the updates of `lora`.")
     encode_batch_size: int = Field(64, ge=1, description="Texts per forward pass when encoding.")
     seed: int = Field(7, ge=0, description="Seed of sampling and initialisation.")
 

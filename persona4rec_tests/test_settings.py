@@ -11,7 +11,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_path):
     (tmp_path / "persona4rec.toml").write_text('[encoder]\nepochs = 3\n[generation]\nengine = "openai"\n')
     settings = load_settings({"PERSONA4REC_GENERATION__ENGINE": "extractive"})
-    assert (settings.encoder.epochs, settings.generation.engine, settings.encoder.batch_size) == (3, "extractive", 24)
+    assert (settings.encoder.epochs, settings.generation.engine, settings.encoder.batch_size) == (3, "extractive", 128)
 
 
 def test_a_state_directory_may_carry_its_settings(tmp_path):

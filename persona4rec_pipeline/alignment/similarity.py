@@ -18,7 +18,7 @@ import numpy as np
 
 from persona4rec_pipeline.alignment.judge import Choice, Option, PastInteraction, Verdict
 from persona4rec_pipeline.encoder.texts import interaction_text
-from persona4rec_pipeline.encoder.training import recency_weights
+from persona4rec_pipeline.index.scoring import history_weights
 from persona4rec_pipeline.personas.text import sentences
 from persona4rec_pipeline.personas.wording import claim
 
@@ -61,7 +61,8 @@ def judge_by_similarity(
     claim_vectors = _directions(embed(sorted(claims)))
     verdicts = []
     for choice in choices:
-        weights = recency_weights(len(choice.history), recency_decay)
+        weights = history_weights(np.array([0, len(choice.history)]), recency_decay)
+        weights /= weights.sum()
         taste = sum(
             weight * _past_vector(entry, vector_of) for weight, entry in zip(weights, choice.history, strict=True)
         )

@@ -6,33 +6,41 @@ trained or a vector made.
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Sequence
+import platform
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
 import dagster as dg
-import numpy as np
 
 from persona4rec_pipeline.automation import CATALOGS, TRAINING_POOL, patient
-from persona4rec_pipeline.embedding import Encoder, fingerprint, model_folder
+from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.encoder.pairs import (
     TRAINING_VERSION,
+    TrainingPair,
     pairs_fingerprint,
     read_training_pairs,
     training_key,
     training_settings,
 )
-from persona4rec_pipeline.encoder.training import TrainingPair, TrainingResult, train_encoder
+from persona4rec_pipeline.encoder.stored import (
+    BASE_FINGERPRINT,
+    METHOD,
+    StoredEncoder,
+    base_encoder,
+    registered_encoder,
+)
+from persona4rec_pipeline.encoder.training import TrainingResult, train_encoder
 from persona4rec_pipeline.encoder.vectors import VectorCounts, refresh_interaction_vectors, refresh_persona_vectors
-from persona4rec_pipeline.presentation import line_chart
+from persona4rec_pipeline.presentation import image, markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import CHALLENGER, RegisteredEncoder, Run, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of these assets changes their results.
-LOGIC_VERSION = "1"
+LOGIC_VERSION = "2"
 # With fewer pairs a fine-tuned encoder would only know its few users by heart.
 MIN_PAIRS = 8
 
@@ -68,17 +76,21 @@ def persona_encoder(
         context.log.warning(f"{len(pairs)} pairs are too few to train on; the base encoder is taken as it is")
         version = register_base(settings, tracking, context.run_id).version
     else:
-        tags = {"dagster_run_id": context.run_id}
-        with (
-            tracking.run("encoder", f"persona_encoder {context.run_id[:8]}", tags) as run,
-            tempfile.TemporaryDirectory(prefix="training-", dir=tracking.path) as scratch,
-        ):
+        # Named by what decides the training, so that one that was killed is found and goes on.
+        scratch = settings.home / "staging" / f"training-{key}"
+        with tracking.run(
+            "encoder", f"persona_encoder {context.run_id[:8]}", {"dagster_run_id": context.run_id}
+        ) as run:
             run.log_params(_params(settings, pairs, base_fingerprint))
-            result = train_encoder(base, pairs, settings.encoder, Path(scratch), context.log.info)
+            encode = base_encoder(warehouse, settings.encoder, context.log.info).encode
+            result = train_encoder(base, pairs, settings.encoder, scratch, context.log.info, encode)
             report |= _report_training(run, result)
+            run.log_text(_model_card(warehouse, settings, result), "model_card.md")
+            tags = {"training_key": key, "trained": "true", METHOD: settings.encoder.method}
             version = tracking.register_encoder(
-                result.path, run.run_id, result.fingerprint, {"training_key": key, "trained": "true"}
+                result.path, run.run_id, result.fingerprint, tags | {BASE_FINGERPRINT: base_fingerprint}
             )
+        shutil.rmtree(scratch)
     tracking.set_alias(CHALLENGER, version)
     challenger = tracking.encoder(CHALLENGER)
     assert challenger is not None
@@ -109,9 +121,9 @@ def persona_vectors(
     settings: dg.ResourceParam[Settings],
     tracking: dg.ResourceParam[Tracking],
 ) -> dg.MaterializeResult:
-    encoder, encode = _champion(context, settings, tracking)
-    counts = refresh_persona_vectors(warehouse, context.partition_key, encoder, encode)
-    return _vectors_result(warehouse, "persona_vectors", context.partition_key, encoder, counts)
+    encoder = _champion(context, warehouse, settings, tracking)
+    counts = refresh_persona_vectors(warehouse, context.partition_key, encoder.fingerprint, encoder.encode)
+    return _vectors_result(warehouse, "persona_vectors", context.partition_key, encoder.fingerprint, counts)
 
 
 @dg.asset(
@@ -129,10 +141,12 @@ def interaction_vectors(
     settings: dg.ResourceParam[Settings],
     tracking: dg.ResourceParam[Tracking],
 ) -> dg.MaterializeResult:
-    encoder, encode = _champion(context, settings, tracking)
+    encoder = _champion(context, warehouse, settings, tracking)
     max_history = settings.encoder.max_history
-    counts = refresh_interaction_vectors(warehouse, context.partition_key, max_history, encoder, encode)
-    return _vectors_result(warehouse, "interaction_vectors", context.partition_key, encoder, counts)
+    counts = refresh_interaction_vectors(
+        warehouse, context.partition_key, max_history, encoder.fingerprint, encoder.encode
+    )
+    return _vectors_result(warehouse, "interaction_vectors", context.partition_key, encoder.fingerprint, counts)
 
 
 ASSETS = [persona_encoder, persona_vectors, interaction_vectors]
@@ -159,28 +173,65 @@ def _params(settings: Settings, pairs: Sequence[TrainingPair], base_fingerprint:
         "base_fingerprint": base_fingerprint,
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
+        **{
+            package: metadata.version(package)
+            for package in ("persona4rec", "torch", "transformers", "sentence-transformers")
+        },
+        "python": platform.python_version(),
     }
 
 
 def _report_training(run: Run, result: TrainingResult) -> dict[str, Any]:
     from matplotlib.figure import Figure  # not at the top: a code location should load without it
 
-    steps = [step for step, _ in result.losses]
-    losses = [loss for _, loss in result.losses]
-    run.log_curve("loss", result.losses)
-    run.log_metrics({"seconds": result.seconds})
+    curves = {"loss": result.losses, "validation_loss": result.validation_losses}
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, losses, marker=".")
-    axes.set(title="Training loss (InfoNCE)", xlabel="step", ylabel="loss")
+    for name, curve in curves.items():
+        if curve:
+            run.log_curve(name, curve)
+            axes.plot(*zip(*curve, strict=True), label=name.replace("_", " "))
+    axes.set(title="InfoNCE", xlabel="step", ylabel="loss")
+    axes.legend()
     run.log_figure(figure, "loss.png")
+    run.log_metrics({"seconds": result.seconds, "best_step": result.best_step, "resumed_at": result.resumed_at})
     return {
-        "steps": steps[-1],
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
+        "steps": result.losses[-1][0],
+        "best_step": result.best_step,
+        "resumed_at": result.resumed_at,
+        "validation_pairs": result.validation_pairs,
+        "loss_first": result.losses[0][1],
+        "loss_last": result.losses[-1][1],
+        **({"validation_loss": min(loss for _, loss in result.validation_losses)} if result.validation_losses else {}),
         "seconds": result.seconds,
-        "loss": dg.MetadataValue.md(line_chart(steps, losses, "Training loss (InfoNCE)", "step", "loss")),
+        "loss": dg.MetadataValue.md(image(figure, "Training loss (InfoNCE)")),
     }
+
+
+def _model_card(warehouse: Database, settings: Settings, result: TrainingResult) -> str:
+    """What the model is made of, for whoever finds it in the registry."""
+    rows = [
+        (name, reviews, held_out, warehouse.content_version("reviews", name), warehouse.content_version("splits", name))
+        for name, reviews, held_out in warehouse.rows(
+            "SELECT catalog, count(*), count(*) FILTER (split <> 'train') FROM splits GROUP BY 1 ORDER BY 1"
+        )
+    ]
+    catalogs = markdown_table(("catalogue", "reviews", "held out", "version of reviews", "version of splits"), rows)
+    judges = warehouse.rows("SELECT source, count(*) FROM alignment_pairs GROUP BY 1 ORDER BY 1")
+    return f"""# persona_encoder {result.fingerprint}
+
+Puts what a user said of past items near the personas of items that they will like: the same encoder for both, a profile is
+the weighted mean of the user's interactions, a score the largest cosine with a persona that is not critical.
+
+- Base model: {settings.encoder.base_model}; method: {settings.encoder.method}; texts are cut at
+  {settings.encoder.max_seq_length} tokens and worded by `persona4rec_pipeline/encoder/texts.py`, which no other text replaces.
+- Trained on {result.pairs} alignment pairs, {result.validation_pairs} held out; judged by
+  {", ".join(f"{source} ({count})" for source, count in judges)}; language model: {settings.generation.engine},
+  {settings.generation.model}. Step {result.best_step} of {result.losses[-1][0]} is kept.
+- Made from train interactions alone. Held-out interactions never reached a text, a persona or a pair.
+
+{catalogs}
+"""
 
 
 def register_base(settings: Settings, tracking: Tracking, run_id: str) -> RegisteredEncoder:
@@ -199,9 +250,9 @@ def register_base(settings: Settings, tracking: Tracking, run_id: str) -> Regist
 
 
 def _champion(
-    context: dg.AssetExecutionContext, settings: Settings, tracking: Tracking
-) -> tuple[str, Callable[[Sequence[str]], np.ndarray]]:
-    """The champion's fingerprint, and a function that loads it when there is something to encode.
+    context: dg.AssetExecutionContext, warehouse: Database, settings: Settings, tracking: Tracking
+) -> StoredEncoder:
+    """The champion; it loads its model when there is something to encode.
 
     Where none was chosen yet the base encoder becomes the first champion, so that a first catalogue is served at once.
     """
@@ -210,13 +261,7 @@ def _champion(
         context.log.info("no encoder was trained yet; the base encoder is the champion until a better one is")
         champion = register_base(settings, tracking, context.run_id)
         tracking.set_champion(champion.version)
-    path = champion.path
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        encoder = Encoder.load(path, settings.encoder.max_seq_length, settings.encoder.encode_batch_size)
-        return encoder.encode(texts, context.log.info)
-
-    return fingerprint(path, settings.encoder.max_seq_length), encode
+    return registered_encoder(warehouse, settings.encoder, champion, context.log.info)
 
 
 def _vectors_result(

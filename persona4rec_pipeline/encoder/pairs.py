@@ -1,7 +1,7 @@
 """Training pairs out of the warehouse, with their texts.
 
-Belongs here: which alignment pairs are trained on, and what identifies a training. Does not belong here: judging
-(`alignment/`), wording (`texts.py`), the training itself (`training.py`).
+Belongs here: what a pair is, which alignment pairs are trained on, and what identifies a training. Does not belong here:
+judging (`alignment/`), wording (`texts.py`), the training itself (`training.py`).
 """
 
 from __future__ import annotations
@@ -9,33 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 from persona4rec_pipeline.encoder.texts import ASPECT_SLOTS, interaction_text, persona_text
-from persona4rec_pipeline.encoder.training import TrainingPair
 from persona4rec_pipeline.settings import AlignmentSettings, EncoderSettings
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the same pairs and settings would now give another model.
-TRAINING_VERSION = "1"
+TRAINING_VERSION = "2"
 # Settings that do not change the trained model.
 _NOT_OF_TRAINING = {"max_history", "encode_batch_size"}
 # Entropy from which a pair is left out. A weight of 0, or nearly, would be a division by nothing where all are flat.
 _FLAT_FROM = {"keep": 2.0, "weigh": 0.999}
 
 _PAIRS = """
-SELECT pairs.user_id, pairs.item_id, pairs.probability, coalesce(pairs.entropy, 0) AS entropy,
-       pairs.history_review_ids[1:$history] AS history,
-       personas.name, personas.description, personas.preference_rationale
-FROM alignment_pairs AS pairs JOIN personas USING (catalog, item_id, persona_id)
-WHERE len(pairs.history_review_ids) > 0 AND coalesce(pairs.entropy, 0) < $flat_from
-ORDER BY pairs.reviewed_at DESC, pairs.catalog, pairs.review_id
+SELECT user_id, catalog, item_id, coalesce(entropy, 0) AS entropy, option_ids, option_probabilities,
+       history_review_ids[1:$history] AS history
+FROM alignment_pairs
+WHERE len(history_review_ids) > 0 AND coalesce(entropy, 0) < $flat_from
+ORDER BY reviewed_at DESC, catalog, review_id
 LIMIT $pairs
+"""
+
+_PERSONAS = f"""
+SELECT catalog, item_id, persona_id, polarity, name, description, preference_rationale
+FROM personas SEMI JOIN ({_PAIRS}) USING (catalog, item_id) ORDER BY catalog, item_id, persona_id
 """
 
 # Train interactions alone: whatever a pair's history says, a held-out review never reaches the encoder.
 _TEXTS = f"""
-SELECT reviews.review_id, coalesce(item_summaries.title, ''), coalesce(item_summaries.summary, ''),
+SELECT reviews.review_id, reviews.catalog || '/' || reviews.item_id, epoch(reviews.reviewed_at) / 86400,
+       coalesce(item_summaries.title, ''), coalesce(item_summaries.summary, ''),
        {", ".join(f"review_aspects.{slot}" for slot in ASPECT_SLOTS)}
 FROM reviews
 JOIN splits ON splits.catalog = reviews.catalog AND splits.review_id = reviews.review_id AND splits.split = 'train'
@@ -45,12 +49,33 @@ WHERE reviews.review_id IN (SELECT unnest(history) FROM ({_PAIRS}))
 """
 
 
+@dataclass(frozen=True)
+class TrainingPair:
+    """One past choice: who chose what, after which interactions, and the personas that may explain it.
+
+    item: `catalog/item_id`. history_texts: of `texts.interaction_text`, most recent first, at least one; history_items
+    and history_days, their items and times (days since 1970), may be left out. options: of `texts.persona_text`, at least
+    one; probabilities: the judge's, of each option. critical: texts of the item's critical personas. weight: how much the
+    pair counts in the loss, relative to the others; above 0.
+    """
+
+    user_id: str
+    item: str
+    history_texts: tuple[str, ...]
+    options: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    history_items: tuple[str, ...] = ()
+    history_days: tuple[float, ...] = ()
+    critical: tuple[str, ...] = ()
+    weight: float = 1.0
+
+
 def read_training_pairs(
     warehouse: Database, settings: EncoderSettings, alignment: AlignmentSettings
 ) -> list[TrainingPair]:
     """The most recent `settings.max_training_pairs` alignment pairs of all catalogues, most recent first.
 
-    A profile holds at most `settings.training_history` interactions. Pairs whose persona no longer exists, and pairs
+    A profile holds at most `settings.training_history` interactions. Pairs without a persona that still exists, and pairs
     without a readable train interaction in their history, are left out; so are those that `alignment.flat_pairs` drops
     or would give no weight.
     """
@@ -61,18 +86,43 @@ def read_training_pairs(
     }
     with warehouse.read() as connection:
         pair_rows = connection.execute(_PAIRS, limits).fetchall()
+        persona_rows = connection.execute(_PERSONAS, limits).fetchall()
         text_rows = connection.execute(_TEXTS, limits).fetchall()
-    text_of = {
-        review_id: interaction_text(title, summary, dict(zip(ASPECT_SLOTS, slots, strict=True)))
-        for review_id, title, summary, *slots in text_rows
+    persona_of: dict[tuple[str, str, str], str] = {}
+    critical: dict[tuple[str, str], list[str]] = {}
+    for catalog, item_id, persona_id, polarity, *words in persona_rows:
+        if polarity == "critical":
+            critical.setdefault((catalog, item_id), []).append(persona_text(*words))
+        else:
+            persona_of[catalog, item_id, persona_id] = persona_text(*words)
+    past = {
+        review_id: (interaction_text(title, summary, dict(zip(ASPECT_SLOTS, slots, strict=True))), item, days)
+        for review_id, item, days, title, summary, *slots in text_rows
     }
     pairs = []
-    for user_id, item_id, probability, entropy, history, name, description, rationale in pair_rows:
-        texts = tuple(text_of[review_id] for review_id in history if text_of.get(review_id))
-        if texts:
-            persona = persona_text(name, description, rationale)
-            weight = 1 - entropy if alignment.flat_pairs == "weigh" else 1.0
-            pairs.append(TrainingPair(user_id, item_id, texts, persona, probability, weight))
+    for user_id, catalog, item_id, entropy, option_ids, probabilities, history in pair_rows:
+        read = [past[review_id] for review_id in history if review_id in past and past[review_id][0]]
+        options = [
+            (persona_of[catalog, item_id, option], probability)
+            for option, probability in zip(option_ids, probabilities, strict=True)
+            if (catalog, item_id, option) in persona_of
+        ]
+        if read and options:
+            texts, items, days = zip(*read, strict=True)
+            option_texts, option_probabilities = zip(*options, strict=True)
+            pairs.append(
+                TrainingPair(
+                    user_id,
+                    f"{catalog}/{item_id}",
+                    texts,
+                    option_texts,
+                    option_probabilities,
+                    items,
+                    days,
+                    tuple(critical.get((catalog, item_id), ())),
+                    1 - entropy if alignment.flat_pairs == "weigh" else 1.0,
+                )
+            )
     return pairs
 
 

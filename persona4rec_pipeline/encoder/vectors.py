@@ -54,8 +54,8 @@ class VectorCounts:
 def refresh_persona_vectors(warehouse: Database, catalog: str, encoder: str, encode: Encode) -> VectorCounts:
     """Make `persona_vectors` of a catalogue agree with its personas and the encoder of fingerprint `encoder`.
 
-    `encode` is called at most once, with the distinct texts that have no vector by this encoder yet. Replaces the
-    partition in one transaction, and only if something changed.
+    `encode` is called with all texts, and only if something changed; it remembers those that it has read before
+    (`stored.py`). Replaces the partition in one transaction.
     """
     rows = warehouse.frame(_PERSONAS, {"catalog": catalog})
     texts = [persona_text(*fields) for fields in _tuples(rows, ["name", "description", "preference_rationale"])]
@@ -100,32 +100,12 @@ def _refresh(
     if before == after:
         return VectorCounts(len(rows), 0, len(rows), 0, without_text)
 
-    known, vectors = _stored_vectors(warehouse, table, catalog, encoder)
-    missing = [digest for digest in text_of if digest not in known]
-    if missing:
-        fresh = np.asarray(encode([text_of[digest] for digest in missing]), dtype=np.float32)
-        vectors = np.concatenate([vectors, fresh]) if len(vectors) else fresh
-        known |= {digest: len(known) + place for place, digest in enumerate(missing)}
+    stored = {row[-2] for row in before if row[-1] == encoder}
+    missing = [digest for digest in text_of if digest not in stored]
+    vectors = encode([texts[row] for row in readable])
     encoded = int(rows["text_hash"].isin(missing).sum())
-    places = [known[digest] for digest in rows["text_hash"]]
-    matrix = list(vectors[places]) if places else []
-    warehouse.replace(table, rows.assign(vector=matrix), catalog)
+    warehouse.replace(table, rows.assign(vector=list(vectors)), catalog)
     return VectorCounts(len(rows), encoded, len(rows) - encoded, removed, without_text)
-
-
-def _stored_vectors(warehouse: Database, table: str, catalog: str, encoder: str) -> tuple[dict[str, int], np.ndarray]:
-    """Row of each text hash in a float32 matrix (n, d) of the vectors that this encoder made."""
-    with warehouse.read() as connection:
-        stored = connection.execute(
-            f"SELECT text_hash, any_value(vector) AS vector FROM {table} "
-            "WHERE catalog = $catalog AND encoder = $encoder GROUP BY text_hash",
-            {"catalog": catalog, "encoder": encoder},
-        ).to_arrow_table()
-    if not stored.num_rows:
-        return {}, np.empty((0, 0), dtype=np.float32)
-    flat = stored["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    known = {digest: row for row, digest in enumerate(stored["text_hash"].to_pylist())}
-    return known, flat.reshape(stored.num_rows, -1)
 
 
 def _tuples(frame: pd.DataFrame, columns: list[str]) -> list[tuple]:

@@ -37,6 +37,7 @@ def persona_index(
         warehouse,
         settings.index_path,
         recency_decay=settings.encoder.recency_decay,
+        half_life_days=settings.encoder.half_life_days,
         max_history=settings.encoder.max_history,
         keep_generations=settings.index.keep_generations,
         encoder=_encoder_of_the_vectors(warehouse, settings, tracking),
@@ -75,7 +76,8 @@ ASSETS = [persona_index]
 
 def code_versions(settings: Settings) -> dict[str, str]:
     """What, when changed, makes the index out of date: logic and the settings of the profile."""
-    parts = [LOGIC_VERSION, settings.encoder.recency_decay, settings.encoder.max_history]
+    encoder = settings.encoder
+    parts = [LOGIC_VERSION, encoder.recency_decay, encoder.half_life_days, encoder.max_history]
     return {"persona_index": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}
 
 

@@ -50,6 +50,7 @@ def build_index(
     index_path: Path,
     *,
     recency_decay: float,
+    half_life_days: float | None,
     max_history: int,
     keep_generations: int,
     encoder: files.EncoderReference | None = None,
@@ -88,7 +89,7 @@ def build_index(
                 recency_decay=recency_decay,
                 max_history=max_history,
                 catalogs=catalogs,
-                users=_write_users(connection, folder, dimension, recency_decay, max_history),
+                users=_write_users(connection, folder, dimension, recency_decay, half_life_days, max_history),
                 seen=_write_seen(connection, folder),
             )
 
@@ -205,7 +206,12 @@ def _write_shard(connection: DuckDBPyConnection, folder: Path, catalog: str, dim
 
 
 def _write_users(
-    connection: DuckDBPyConnection, folder: Path, dimension: int, recency_decay: float, max_history: int
+    connection: DuckDBPyConnection,
+    folder: Path,
+    dimension: int,
+    recency_decay: float,
+    half_life_days: float | None,
+    max_history: int,
 ) -> int:
     source = f"FROM interaction_vectors JOIN ({HISTORIES}) AS histories USING (catalog, review_id)"
     counts = connection.execute(
@@ -215,12 +221,14 @@ def _write_users(
     files.write_table(folder / "users.parquet", counts.select(["user_id"]).to_batches(), files.USERS)
     profiles = files.write_array(folder / "profiles.npy", (counts.num_rows, dimension), "float16")
     rows = connection.execute(
-        f"SELECT vector {source} ORDER BY histories.user_id, age", {"max_history": max_history}
+        f"SELECT vector, epoch(reviewed_at) / 86400 AS days {source} ORDER BY histories.user_id, age",
+        {"max_history": max_history},
     ).to_arrow_reader(BATCH_ROWS)
     start = 0
-    for group_counts, vectors in _whole_users(rows, counts.column("interactions").to_numpy(), dimension):
+    for group_counts, vectors, days in _whole_users(rows, counts.column("interactions").to_numpy(), dimension):
         offsets = np.concatenate([[0], np.cumsum(group_counts)])
-        profiles[start : start + len(group_counts)] = scoring.user_profiles(vectors, offsets, recency_decay)
+        found = scoring.user_profiles(vectors, offsets, recency_decay, days, half_life_days)
+        profiles[start : start + len(group_counts)] = found
         start += len(group_counts)
     _flush(profiles)
     return counts.num_rows
@@ -228,19 +236,21 @@ def _write_users(
 
 def _whole_users(
     batches: Iterator[pa.RecordBatch], counts: np.ndarray, dimension: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(interactions per user, vectors) of as many whole users as are there; a batch may end within a user."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(interactions per user, vectors, days) of as many whole users as are there; a batch may end within a user."""
     ends = np.cumsum(counts)
     pending = np.empty((0, dimension), np.float32)
+    pending_days = np.empty(0)
     read = done = 0
     for batch in batches:
         pending = np.concatenate([pending, _unit_vectors(batch.column("vector"), dimension, "interaction_vectors")])
+        pending_days = np.concatenate([pending_days, batch.column("days").to_numpy()])
         read += batch.num_rows
         upto = int(np.searchsorted(ends, read, side="right"))
         if upto > done:
             rows = int(counts[done:upto].sum())
-            yield counts[done:upto], pending[:rows]
-            pending = pending[rows:]
+            yield counts[done:upto], pending[:rows], pending_days[:rows]
+            pending, pending_days = pending[rows:], pending_days[rows:]
             done = upto
 
 

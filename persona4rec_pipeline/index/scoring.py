@@ -39,23 +39,46 @@ class Reranking:
     winners: np.ndarray
 
 
-def user_profile(vectors: np.ndarray, decay: float) -> np.ndarray:
-    """Unit profile, float32 (d,), of interaction vectors (l, d), most recent first.
+def history_weights(
+    offsets: np.ndarray, decay: float, days: np.ndarray | None = None, half_life_days: float | None = None
+) -> np.ndarray:
+    """Weight of each interaction in its user's profile, float64 (n,): user u has the rows offsets[u] to offsets[u + 1],
+    most recent first.
 
-    e_u = sum_l g^(l-1) e_l / sum_l g^(l-1) with g = `decay` and l = 1 the most recent (arXiv 2602.21756), then scaled
-    to unit length, because the score is a cosine. Zero vectors stay zero. Raises ValueError when there is no
-    interaction.
+    g^(l-1) with g = `decay` and l = 1 the most recent (arXiv 2602.21756); with `half_life_days` h also 2^-(a/h), where a
+    is by how many days an interaction is older than the user's most recent one. days: float64 (n,), times in days since
+    any moment.
     """
+    counts = np.diff(offsets)
+    firsts = np.repeat(offsets[:-1], counts)
+    weights = np.power(decay, np.arange(offsets[-1]) - firsts, dtype=np.float64)
+    if half_life_days is not None:
+        if days is None:
+            raise ValueError("A half-life needs the times of the interactions.")
+        weights *= np.exp2((days - np.asarray(days)[firsts]) / half_life_days)
+    return weights
+
+
+def user_profile(vectors: np.ndarray, decay: float) -> np.ndarray:
+    """`user_profiles` of one user, float32 (d,), whose interaction vectors (l, d) are given most recent first."""
     return user_profiles(vectors, np.array([0, len(vectors)]), decay)[0]
 
 
-def user_profiles(vectors: np.ndarray, offsets: np.ndarray, decay: float) -> np.ndarray:
-    """`user_profile` of many users at once, float32 (users, d): user u has the rows offsets[u] to offsets[u + 1]."""
-    counts = np.diff(offsets)
-    if (counts <= 0).any():
+def user_profiles(
+    vectors: np.ndarray,
+    offsets: np.ndarray,
+    decay: float,
+    days: np.ndarray | None = None,
+    half_life_days: float | None = None,
+) -> np.ndarray:
+    """Unit profiles, float32 (users, d): user u has the rows offsets[u] to offsets[u + 1] of `vectors`, most recent first.
+
+    e_u = sum_l w_l e_l / sum_l w_l with w of `history_weights` (arXiv 2602.21756), then scaled to unit length, because the
+    score is a cosine. Zero vectors stay zero. Raises ValueError for a user without interactions.
+    """
+    if (np.diff(offsets) <= 0).any():
         raise ValueError("A profile needs at least one interaction.")
-    ages = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    weights = np.power(decay, ages, dtype=np.float64).astype(np.float32)
+    weights = history_weights(offsets, decay, days, half_life_days).astype(np.float32)
     # The denominator is a positive number per user, so scaling to unit length already divides by it.
     sums = np.add.reduceat(np.asarray(vectors, np.float32) * weights[:, None], offsets[:-1], axis=0)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)

@@ -158,6 +158,14 @@ CREATE TABLE IF NOT EXISTS alignment_pairs (
     PRIMARY KEY (catalog, review_id)
 );
 
+-- Unit vectors of texts by encoders that read texts, so that none is read twice; those of the assets below are not here.
+CREATE TABLE IF NOT EXISTS encoded_texts (
+    encoder   VARCHAR NOT NULL,             -- fingerprint
+    text_hash VARCHAR NOT NULL,
+    vector    FLOAT[] NOT NULL,
+    PRIMARY KEY (encoder, text_hash)
+);
+
 -- Asset `persona_vectors`: unit vectors of persona texts.
 CREATE TABLE IF NOT EXISTS persona_vectors (
     catalog    VARCHAR NOT NULL,

@@ -3,8 +3,8 @@
 import random
 from datetime import datetime, timedelta
 
+from persona4rec_pipeline.encoder.pairs import TrainingPair
 from persona4rec_pipeline.encoder.texts import interaction_text, persona_text
-from persona4rec_pipeline.encoder.training import TrainingPair
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
 
@@ -45,7 +45,7 @@ def training_pairs(count, seed=0):
             for _ in range(2)
         )
         persona = persona_text(name, description, f"Liked the {draw.choice(WORDS)} and the {draw.choice(WORDS)}.")
-        pairs.append(TrainingPair(f"u{seed}-{number}", f"i{seed}-{number}", history, persona, 0.8))
+        pairs.append(TrainingPair(f"u{seed}-{number}", f"books/i{seed}-{number}", history, (persona,), (1.0,)))
     return pairs
 
 

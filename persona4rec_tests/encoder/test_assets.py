@@ -114,7 +114,7 @@ def test_every_persona_gets_the_champions_vector_of_its_text(trained):
     champion = house.tracking.champion()
     assert encoder == champion.fingerprint
     expected = Encoder.load(champion.path, 32).encode([f"{name}. {description} {rationale}"])[0]
-    np.testing.assert_allclose(vector, expected, atol=1e-4)
+    np.testing.assert_allclose(vector, expected, atol=2e-3)  # a head is applied in float32 here, in bfloat16 there
 
 
 def test_only_the_most_recent_positive_train_interactions_get_vectors(trained):

@@ -116,6 +116,7 @@ class Shop:
         self.store()
         options: dict[str, Any] = {
             "recency_decay": 0.9,
+            "half_life_days": None,
             "max_history": 10,
             "keep_generations": 5,
             "encoder": EncoderReference(fingerprint=ENCODER, path="/models/one"),

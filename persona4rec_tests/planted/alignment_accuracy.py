@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona4rec_pipeline.encoder.training import recency_weights
+import numpy as np
+
+from persona4rec_pipeline.index.scoring import history_weights
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import Database, open_warehouse
 
@@ -96,7 +98,7 @@ def plurality(motives: Iterable[str | None]) -> str | None:
 
 def _oracle(right: Sequence[bool], stands_for: Sequence[str | None], history: Sequence[str | None]) -> float:
     weight_of: dict[str | None, float] = defaultdict(float)
-    for weight, motive in zip(recency_weights(len(history), RECENCY_DECAY), history, strict=True):
+    for weight, motive in zip(history_weights(np.array([0, len(history)]), RECENCY_DECAY), history, strict=True):
         if motive is not None:
             weight_of[motive] += weight
     weights = [weight_of.get(motive, 0.0) for motive in stands_for]
