@@ -30,6 +30,7 @@ from persona4rec_pipeline.evaluation.panel import (
     read_targets,
     reranked,
 )
+from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.settings import Settings, load_settings
 from persona4rec_pipeline.warehouse import Database, open_warehouse
 
@@ -76,7 +77,7 @@ def main() -> None:
     for name, pairs in choices.items():
         found = np.mean([_trained(panel, pairs, settings, base, seed) for seed in range(given.seeds)], axis=0)
         kept = found if kept is None else kept
-        low, high = metrics.bootstrap_interval(found - kept)
+        low, high = bootstrap_interval(found - kept)
         print(
             f"{name:>10}: {len(pairs):,} pairs, NDCG@10 {found.mean():.4f}, {(found - kept).mean():+.4f} ({low:+.4f} to {high:+.4f})",
             flush=True,

@@ -24,6 +24,7 @@ from persona4rec_pipeline.evaluation.panel import (
     read_targets,
     reranked,
 )
+from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.warehouse import Database
 
 SPLIT = "valid"
@@ -77,5 +78,5 @@ def hold_contest(
         return metrics.per_user(metrics.target_ranks(ordered[SPLIT], targets))[METRIC]
 
     theirs, new = ndcg(champion), ndcg(challenger)
-    low, high = metrics.bootstrap_interval(new - theirs)
+    low, high = bootstrap_interval(new - theirs)
     return Contest(len(targets), float(theirs.mean()), float(new.mean()), float((new - theirs).mean()), low, high)

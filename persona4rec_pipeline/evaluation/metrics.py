@@ -1,6 +1,7 @@
-"""Hit rate, MRR and NDCG for one target per user, and how sure one may be of their means.
+"""Hit rate, MRR and NDCG for one target per user.
 
-Belongs here: numbers from ranks. Does not belong here: where a ranking comes from, ids, tables.
+Belongs here: numbers from ranks. Does not belong here: where a ranking comes from, ids, tables, how sure one may be of a
+mean (`significance.py`).
 
 Everything works on `ranks`, int64 (users,): the place of each user's one target in the user's list, 1 the best, 0 a
 miss. A user whose target is not in the list, or who has no list, is a miss and stays in every mean: leaving such users
@@ -60,23 +61,6 @@ def per_user(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, n
 def means(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
     """Every metric at every cutoff, averaged over all users; 0 where there are none."""
     return {name: float(values.mean()) if len(values) else 0.0 for name, values in per_user(ranks, cutoffs).items()}
-
-
-def bootstrap_interval(
-    values: np.ndarray, resamples: int = 2000, confidence: float = 0.95, seed: int = 7
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of one value per user (Efron 1979).
-
-    Users are drawn with replacement. A metric takes few distinct values, so drawing how often each value occurs is the
-    same and costs nothing. (0, 0) where there are no users.
-    """
-    if not len(values):
-        return 0.0, 0.0
-    distinct, counts = np.unique(values, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(values), counts / counts.sum(), size=resamples)
-    resampled = draws @ distinct / len(values)
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def _within(ranks: np.ndarray, k: int) -> np.ndarray:

@@ -41,6 +41,7 @@ from persona4rec_pipeline.evaluation.panel import (
     reranked,
     stack,
 )
+from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.index.build import uniform_fingerprint
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.warehouse.database import Database
@@ -66,7 +67,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Estimate:
-        low, high = metrics.bootstrap_interval(values)
+        low, high = bootstrap_interval(values)
         return cls(float(values.mean()) if len(values) else 0.0, low, high)
 
     def __str__(self) -> str:

@@ -43,47 +43,44 @@ def test_all_nine_metrics_are_there_under_names_that_mlflow_accepts():
 
 def test_without_users_every_mean_is_zero_and_not_a_nan():
     assert set(metrics.means(np.empty(0, np.int64)).values()) == {0.0}
-    assert metrics.bootstrap_interval(np.empty(0)) == (0.0, 0.0)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12))
 def test_the_metrics_equal_those_of_ir_measures(ranks):
+    # A target that is in no list is still judged, so ir-measures counts its user as a miss.
+    rankings = {
+        f"u{number}": ["target" if place == rank else f"other {place}" for place in range(1, 21)]
+        for number, rank in enumerate(ranks)
+    }
+    assert_equal_to_ir_measures(rankings, dict.fromkeys(rankings, "target"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_metrics_of_random_runs_equal_those_of_ir_measures(seed):
+    random = np.random.default_rng(seed)
+    items = [f"item {number}" for number in range(40)]
+    targets = {f"u{number}": str(random.choice(items)) for number in range(200)}
+    # Lists of 0 to 30 items; a tenth of the users has none at all.
+    rankings = {
+        user: random.permutation(items)[: random.integers(0, 31)].tolist() for user in targets if random.random() < 0.9
+    }
+    assert_equal_to_ir_measures(rankings, targets)
+
+
+def assert_equal_to_ir_measures(rankings: dict[str, list[str]], targets: dict[str, str]) -> None:
     import ir_measures
     from ir_measures import RR, Success, nDCG
 
-    qrels, run = [], []
-    for number, rank in enumerate(ranks):
-        # A target that is in no list is still judged, so ir-measures counts its user as a miss.
-        qrels.append(ir_measures.Qrel(f"q{number}", "target", 1))
-        run += [
-            ir_measures.ScoredDoc(f"q{number}", "target" if place == rank else f"other {place}", float(100 - place))
-            for place in range(1, 21)
-        ]
+    qrels = [ir_measures.Qrel(user, target, 1) for user, target in targets.items()]
+    run = [
+        ir_measures.ScoredDoc(user, item, float(-place))
+        for user, ranking in rankings.items()
+        for place, item in enumerate(ranking)
+    ]
     names = {Success: "hr", RR: "mrr", nDCG: "ndcg"}
     measures = {measure @ k: f"{name}_at_{k}" for measure, name in names.items() for k in metrics.CUTOFFS}
     expected = ir_measures.calc_aggregate(list(measures), qrels, run)
-    found = metrics.means(np.array(ranks))
+    found = metrics.means(metrics.target_ranks(rankings, targets))
     for measure, name in measures.items():
         assert found[name] == pytest.approx(expected[measure], abs=1e-9), name
-
-
-def test_the_bootstrap_interval_holds_the_mean_and_shrinks_with_more_users():
-    generator = np.random.default_rng(1)
-    few, many = (generator.integers(0, 2, n).astype(float) for n in (50, 5000))
-    for values in (few, many):
-        low, high = metrics.bootstrap_interval(values)
-        assert low <= values.mean() <= high
-    widths = [np.subtract(*reversed(metrics.bootstrap_interval(values))) for values in (few, many)]
-    assert widths[1] < widths[0] / 5
-
-
-def test_the_bootstrap_interval_is_that_of_the_normal_approximation_for_many_users():
-    values = np.repeat([0.0, 1.0], [700, 300])
-    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
-    assert metrics.bootstrap_interval(values, resamples=20_000) == pytest.approx((0.3 - half, 0.3 + half), abs=0.003)
-
-
-def test_the_same_values_always_give_the_same_interval():
-    values = np.array([0.0, 0.5, 1.0, 1.0])
-    assert metrics.bootstrap_interval(values) == metrics.bootstrap_interval(values[::-1].copy())
