@@ -19,9 +19,11 @@ from persona4rec_pipeline.embedding import Encoder, model_folder
 from persona4rec_pipeline.encoder.pairs import read_training_pairs
 from persona4rec_pipeline.encoder.training import TrainingPair, train_encoder
 from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.candidates import read_main_generator
 from persona4rec_pipeline.evaluation.contest import METRIC, SPLIT
 from persona4rec_pipeline.evaluation.panel import (
     history_texts,
+    keys_of,
     persona_texts,
     profiles,
     read_candidates,
@@ -43,9 +45,11 @@ class Panel:
     def __init__(self, warehouse: Database, settings: Settings):
         self._settings = settings.encoder
         self.targets = read_targets(warehouse, SPLIT)
-        self._candidates = {SPLIT: read_candidates(warehouse, SPLIT)}
+        generator = read_main_generator(warehouse, settings.evaluation)
+        found = read_candidates(warehouse, SPLIT, generator, settings.evaluation.candidates)
+        self._candidates = {SPLIT: keys_of(found)}
         self._history = read_history(warehouse, sorted(self.targets), settings.encoder.max_history)
-        keys = {key for found in self._candidates[SPLIT].values() for key in found}
+        keys = {key for ranking in self._candidates[SPLIT].values() for key in ranking}
         self._personas = read_personas(warehouse, sorted(keys))
 
     def ndcg(self, encoder: Encoder) -> np.ndarray:

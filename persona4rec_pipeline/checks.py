@@ -277,7 +277,8 @@ def interaction_vectors_are_train(
 @dg.asset_check(
     asset="candidates",
     blocking=True,
-    description="Nobody is proposed what they have in train, and every proposed item is in a catalogue.",
+    description="Nobody is proposed what they have in train, and every proposed item is in a catalogue, unless it comes from "
+    "`evaluation.candidates_file`.",
 )
 def candidates_are_unseen_and_known(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Database]
@@ -294,6 +295,7 @@ def candidates_are_unseen_and_known(
         UNION ALL
         SELECT user_id, item_id, 'in no catalogue' FROM candidates
         ANTI JOIN (SELECT catalog || '/' || item_id AS item_id FROM items) USING (item_id)
+        WHERE generator <> 'file'
         """,
         {},
         ("user", "item", "problem"),

@@ -5,17 +5,19 @@ about one catalogue (that is stored with the catalogue in the warehouse) and any
 
 Precedence, strongest first: environment (`PERSONA4REC_GENERATION__ENGINE=extractive`), one TOML file
 (`PERSONA4REC_CONFIG`, else `./persona4rec.toml`, else `persona4rec.toml` in the state directory), the defaults below.
+A list in the environment is a JSON array or values separated by commas.
 An unknown key is an error in both places: a misspelt setting that is silently ignored costs a night of generation.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 ENVIRONMENT_PREFIX = "PERSONA4REC_"
 NESTING = "__"
@@ -26,6 +28,19 @@ RESERVED_VARIABLES = {"PERSONA4REC_CONFIG"}
 
 class SettingsError(ValueError):
     """A setting is unknown or has a bad value; the message names it and says how to mend it."""
+
+
+def _split_text(value: Any) -> Any:
+    """A list that came as text, as from the environment: a JSON array, or values separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+T = TypeVar("T")
+ListSetting = Annotated[list[T], BeforeValidator(_split_text)]
 
 
 class Group(BaseModel):
@@ -159,7 +174,7 @@ class PersonaSettings(Group):
         pattern="^[a-z]{2}$",
         description="Language in which a model writes personas, as its ISO 639-1 code. The rules write English.",
     )
-    encoder_languages: list[str] = Field(
+    encoder_languages: ListSetting[str] = Field(
         ["en"],
         description="Languages that `embedding_model` reads; reviews in others are quoted, but not matched with tastes. "
         "Empty: all of them, for a multilingual model.",
@@ -291,13 +306,49 @@ class IndexSettings(Group):
 class EvaluationSettings(Group):
     """Candidates and metrics of the held-out panel."""
 
-    candidate_generator: Literal["auto", "ease", "item_knn"] = Field(
-        "auto", description="auto: EASE up to `ease_max_items` items, item-kNN above."
+    generators: ListSetting[Literal["popularity", "item_knn", "als", "bpr", "ease"]] = Field(
+        ["popularity", "item_knn", "als", "bpr", "ease"],
+        description="Generators whose candidates are stored and compared; EASE is left out above `ease_max_items`.",
     )
-    ease_max_items: int = Field(8000, ge=1, description="EASE inverts an items x items matrix; above this, item-kNN.")
+    main_generator: Literal["auto", "popularity", "item_knn", "als", "bpr", "ease", "file"] = Field(
+        "auto",
+        description="Generator whose candidates are reranked, in the contest between encoders and in the report. auto: "
+        "`candidates_file` if there is one, else EASE up to `ease_max_items` items, else item-kNN.",
+    )
+    candidates_file: Path | None = Field(
+        None,
+        description="Candidates from elsewhere (.jsonl, .csv, each also with .gz, or .parquet): columns user_id, item_id and, "
+        "where wanted, catalog, score, split; without scores in order of rank. None: no such file.",
+    )
+    candidates: int = Field(20, ge=1, description="Candidates per user that are reranked.")
+    depth: int = Field(
+        100, ge=1, description="Candidates stored per user and generator; never fewer than `candidates`."
+    )
+    ease_max_items: int = Field(
+        8000, ge=1, description="Items up to which EASE is used; it inverts an items x items matrix."
+    )
     ease_l2: float = Field(100.0, gt=0, description="L2 regularisation of EASE.")
     knn_neighbours: int = Field(50, ge=1, description="Neighbours per item of item-kNN.")
-    candidates: int = Field(20, ge=1, description="Candidates per user that are reranked.")
+    als_factors: int = Field(64, ge=1, description="Latent factors of ALS.")
+    als_iterations: int = Field(15, ge=1, description="Iterations of ALS.")
+    als_regularization: float = Field(0.05, ge=0, description="L2 regularisation of ALS.")
+    bpr_factors: int = Field(64, ge=1, description="Latent factors of BPR.")
+    bpr_iterations: int = Field(100, ge=1, description="Iterations of BPR, each over as many samples as interactions.")
+    bpr_learning_rate: float = Field(0.05, gt=0, description="Learning rate of BPR.")
+    bpr_regularization: float = Field(0.01, ge=0, description="L2 regularisation of BPR.")
+    seed: int = Field(7, ge=0, description="Seed of the first factors of ALS and BPR, and of BPR's samples.")
+
+    @field_validator("candidates_file")
+    @classmethod
+    def _stays_where_it_is(cls, path: Path | None) -> Path | None:
+        """A later change of directory must not make it another file."""
+        return None if path is None else path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> EvaluationSettings:
+        if self.main_generator == "file" and self.candidates_file is None:
+            raise ValueError("main_generator is file, but there is no candidates_file; name one")
+        return self
 
 
 class ServingSettings(Group):
@@ -462,6 +513,8 @@ def _merge(
 
 def _explain(problem: dict[str, Any], origins: dict[tuple[str, ...], str]) -> str:
     path = tuple(str(part) for part in problem["loc"])
+    # A bad value within a list has the list's origin.
+    path = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in origins), path)
     origin = origins.get(path, "settings")
     name = ENVIRONMENT_PREFIX + NESTING.join(path).upper() if origin == "environment" else ".".join(path)
     if problem["type"] == "extra_forbidden":

@@ -27,6 +27,9 @@ def test_a_state_directory_may_carry_its_settings(tmp_path):
         ({"PERSONA4REC_GENERATION__ENGIN": "vllm"}, "PERSONA4REC_GENERATION__ENGIN"),
         ({"PERSONA4REC_GENERATION__ENGINE": "gpt"}, "PERSONA4REC_GENERATION__ENGINE"),
         ({"PERSONA4REC_ENCODER__EPOCHS": "many"}, "PERSONA4REC_ENCODER__EPOCHS"),
+        ({"PERSONA4REC_EVALUATION__GENERATORS": "als,lightgcn"}, "PERSONA4REC_EVALUATION__GENERATORS"),
+        ({"PERSONA4REC_EVALUATION__GENERATORS": '["als"'}, "PERSONA4REC_EVALUATION__GENERATORS"),
+        ({"PERSONA4REC_EVALUATION__MAIN_GENERATOR": "file"}, "no candidates_file"),
         ({"PERSONA4REC_NOTHING": "1"}, "PERSONA4REC_NOTHING"),
         ({"PERSONA4REC_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),
     ],
@@ -34,6 +37,15 @@ def test_a_state_directory_may_carry_its_settings(tmp_path):
 def test_an_unknown_key_or_bad_value_in_the_environment_is_an_error_that_names_it(environment, named):
     with pytest.raises(SettingsError, match=named):
         load_settings(environment)
+
+
+@pytest.mark.parametrize("text", ["als, bpr", '["als", "bpr"]'])
+def test_a_list_in_the_environment_is_json_or_separated_by_commas(text):
+    settings = load_settings(
+        {"PERSONA4REC_EVALUATION__GENERATORS": text, "PERSONA4REC_PERSONAS__ENCODER_LANGUAGES": "en,de"}
+    )
+    assert settings.evaluation.generators == ["als", "bpr"]
+    assert settings.personas.encoder_languages == ["en", "de"]
 
 
 def test_an_unknown_key_in_the_file_is_an_error_that_names_file_and_key(tmp_path):
@@ -49,8 +61,9 @@ def test_broken_toml_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_home_does_not_move_with_the_working_directory(tmp_path, monkeypatch):
-    settings = load_settings({})
+    settings = load_settings({"PERSONA4REC_EVALUATION__CANDIDATES_FILE": "a.csv"})
     monkeypatch.chdir("/")
+    assert settings.evaluation.candidates_file == tmp_path / "a.csv"
     assert settings.home == tmp_path / "var"
     assert settings.warehouse_path.is_relative_to(settings.home)
 

@@ -2,18 +2,37 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 
 from persona4rec_pipeline.automation import patient
 from persona4rec_pipeline.embedding import Encoder, TextEncoder
 from persona4rec_pipeline.encoder.assets import register_base
-from persona4rec_pipeline.evaluation.candidates import SPLITS, propose, read_interactions, read_panel
+from persona4rec_pipeline.evaluation import contest as contests
+from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.candidates import (
+    FILE,
+    SPLITS,
+    Interactions,
+    Panel,
+    choose_generators,
+    empty_table,
+    propose,
+    propose_listed,
+    read_interactions,
+    read_main_generator,
+    read_panel,
+)
+from persona4rec_pipeline.evaluation.candidates_file import read_candidates_file
 from persona4rec_pipeline.evaluation.contest import Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
+from persona4rec_pipeline.evaluation.panel import keys_of, read_candidates, read_targets
 from persona4rec_pipeline.evaluation.quality_page import report_quality, version_of
 from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
 from persona4rec_pipeline.presentation import markdown_table
@@ -22,7 +41,7 @@ from persona4rec_pipeline.tracking import CHALLENGER, ROLLED_BACK, RegisteredEnc
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "1", "champion_encoder": "1", "evaluation_report": "1", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "1", "evaluation_report": "1", "quality_report": "1"}
 EXPERIMENT = "evaluation"
 
 
@@ -30,25 +49,49 @@ EXPERIMENT = "evaluation"
     group_name="evaluation",
     kinds={"duckdb", "numpy"},
     deps=["splits"],
-    description="What a collaborative filter, trained on train interactions alone, proposes to each user of the "
-    "held-out panel: the lists that every ranking of the report reorders.",
+    description="What each candidate generator, trained on train interactions alone, proposes to each user of the held-out "
+    "panel, and what `evaluation.candidates_file` lists for them; the rankings of the report reorder the main generator's.",
 )
 @patient
 def candidates(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     interactions, panel = read_interactions(warehouse), read_panel(warehouse)
-    rows = propose(interactions, panel, settings.evaluation)
+    tables: dict[str, pd.DataFrame] = {}
+    seconds: dict[str, float] = {}
+    from_file: dict[str, int] = {}
+    for generator in choose_generators(settings.evaluation, len(interactions.items)):
+        started = time.monotonic()
+        if generator == FILE:
+            tables[FILE], from_file = _candidates_of_file(warehouse, interactions, panel, settings)
+        else:
+            tables[generator] = propose(interactions, panel, settings.evaluation, generator)
+        seconds[generator] = time.monotonic() - started
+    rows = pd.concat([table for table in tables.values() if len(table)] or [empty_table()], ignore_index=True)
     warehouse.replace("candidates", rows)
     if rows.empty:
         context.log.warning("No candidates: nobody is in the evaluation panel, or there is nothing to learn from.")
-    shares = rows.groupby("generator").size().sort_values(ascending=False)
+    cutoffs = sorted({settings.evaluation.candidates, settings.evaluation.depth})
+    recalls = {name: _recalls(warehouse, name, cutoffs) for name in tables}
+    header = ("generator", "candidates", "filled up", "seconds", *(f"recall@{k}, valid" for k in cutoffs))
+    lines = [
+        (name, len(table), int(table["is_filled"].sum()), seconds[name], *recalls[name])
+        for name, table in tables.items()
+    ]
     return dg.MaterializeResult(
         metadata={
             "users": len(panel.everyone),
             "items": len(interactions.items),
             "candidates": len(rows),
-            "generators": dg.MetadataValue.md(markdown_table(("generator", "candidates"), list(shares.items()))),
+            "main_generator": read_main_generator(warehouse, settings.evaluation),
+            "generators": dg.MetadataValue.md(markdown_table(header, lines)),
+            **{
+                f"recall_at_{k}_{name}": recall
+                for name in tables
+                for k, recall in zip(cutoffs, recalls[name], strict=True)
+            },
+            **{f"seconds_{name}": value for name, value in seconds.items()},
+            **from_file,
         },
         data_version=dg.DataVersion(warehouse.content_version("candidates")),
     )
@@ -121,6 +164,7 @@ def evaluation_report(
         lambda: _encoder(settings, settings.encoder.base_model),
         recency_decay=settings.encoder.recency_decay,
         max_history=settings.encoder.max_history,
+        evaluation=settings.evaluation,
     )
     table = report.table()
     warehouse.replace("evaluation_report", table)
@@ -182,10 +226,12 @@ ASSETS = [candidates, champion_encoder, evaluation_report, quality_report]
 def code_versions(settings: Settings) -> dict[str, str]:
     """What, when changed, makes candidates and reports out of date: logic and the settings that each reads."""
     encoder = settings.encoder
+    profile = [encoder.max_seq_length, encoder.max_history, encoder.recency_decay]
+    reranked = [settings.evaluation.main_generator, settings.evaluation.candidates]
     parts: dict[str, list[object]] = {
-        "candidates": [settings.evaluation.model_dump()],
-        "champion_encoder": [encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
-        "evaluation_report": [encoder.base_model, encoder.max_seq_length, encoder.max_history, encoder.recency_decay],
+        "candidates": [settings.evaluation.model_dump(mode="json"), _state_of(settings.evaluation.candidates_file)],
+        "champion_encoder": [*profile, *reranked],
+        "evaluation_report": [encoder.base_model, *profile, *reranked],
         "quality_report": [
             settings.personas.embedding_model,
             settings.personas.duplicate_similarity,
@@ -197,6 +243,34 @@ def code_versions(settings: Settings) -> dict[str, str]:
         name: hashlib.sha256(json.dumps([LOGIC_VERSIONS[name], *part]).encode()).hexdigest()[:12]
         for name, part in parts.items()
     }
+
+
+def _state_of(path: Path | None) -> list[int] | None:
+    """Size in bytes and time of the last change in nanoseconds, which tell a changed file; None if there is none."""
+    if path is None or not path.is_file():
+        return None
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _candidates_of_file(
+    warehouse: Database, interactions: Interactions, panel: Panel, settings: Settings
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The candidates from elsewhere, and what the metadata say of the file."""
+    path = settings.evaluation.candidates_file
+    if path is None or not panel.everyone:
+        return empty_table(), {}
+    found = read_candidates_file(path, warehouse, panel)
+    counts = {f"file_{name}": count for name, count in found.counts.items()}
+    return propose_listed(interactions, panel, settings.evaluation, found.lists), counts
+
+
+def _recalls(warehouse: Database, generator: str, cutoffs: Sequence[int]) -> list[float]:
+    """Recall at each cutoff, averaged over the validation targets; with one target a user it is the hit rate."""
+    targets = read_targets(warehouse, contests.SPLIT)
+    lists = keys_of(read_candidates(warehouse, contests.SPLIT, generator, max(cutoffs)))
+    ranks = metrics.target_ranks(lists, targets)
+    return [metrics.means(ranks, [k])[f"hr_at_{k}"] for k in cutoffs]
 
 
 @dataclass(frozen=True)
@@ -224,6 +298,7 @@ def _decide(
         _encoder(settings, champion.path),
         settings.encoder.recency_decay,
         settings.encoder.max_history,
+        settings.evaluation,
     )
     names = f"version {challenger.version} against version {champion.version}"
     if contest is None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.candidates import read_main_generator
 from persona4rec_pipeline.evaluation.panel import (
     TextEncoder,
     history_texts,
+    keys_of,
     persona_texts,
     profiles,
     read_candidates,
@@ -24,7 +26,7 @@ from persona4rec_pipeline.evaluation.panel import (
     read_targets,
     reranked,
 )
-from persona4rec_pipeline.evaluation.significance import bootstrap_interval
+from persona4rec_pipeline.settings import EvaluationSettings
 from persona4rec_pipeline.warehouse import Database
 
 SPLIT = "valid"
@@ -58,9 +60,15 @@ class Contest:
 
 
 def hold_contest(
-    database: Database, challenger: TextEncoder, champion: TextEncoder, recency_decay: float, max_history: int
+    database: Database,
+    challenger: TextEncoder,
+    champion: TextEncoder,
+    recency_decay: float,
+    max_history: int,
+    evaluation: EvaluationSettings,
 ) -> Contest | None:
-    """Let both encoders order the candidates of every panel user; None when nobody has a validation target.
+    """Let both encoders order the candidates of every panel user, as many of the main generator as are reranked; None
+    when nobody has a validation target.
 
     Encoded are the interactions of these users and the personas of the items among their candidates, by both. What the
     warehouse holds of vectors is not read: they may be of an earlier state.
@@ -68,7 +76,8 @@ def hold_contest(
     targets = read_targets(database, SPLIT)
     if not targets:
         return None
-    candidates = {SPLIT: read_candidates(database, SPLIT)}
+    generator = read_main_generator(database, evaluation)
+    candidates = {SPLIT: keys_of(read_candidates(database, SPLIT, generator, evaluation.candidates))}
     history = read_history(database, sorted(targets), max_history)
     personas = read_personas(database, sorted({key for found in candidates[SPLIT].values() for key in found}))
 
@@ -78,5 +87,5 @@ def hold_contest(
         return metrics.per_user(metrics.target_ranks(ordered[SPLIT], targets))[METRIC]
 
     theirs, new = ndcg(champion), ndcg(challenger)
-    low, high = bootstrap_interval(new - theirs)
+    low, high = metrics.bootstrap_interval(new - theirs)
     return Contest(len(targets), float(theirs.mean()), float(new.mean()), float((new - theirs).mean()), low, high)

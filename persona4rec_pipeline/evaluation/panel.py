@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from persona4rec_pipeline.encoder.texts import ASPECT_SLOTS, interaction_text, persona_text
+from persona4rec_pipeline.evaluation.candidates import CandidateList
 from persona4rec_pipeline.index import scoring
 from persona4rec_pipeline.index.build import HISTORIES
 from persona4rec_pipeline.index.files import POLARITY
@@ -40,14 +41,25 @@ def read_targets(database: Database, split: str) -> dict[str, str]:
     return dict(rows)
 
 
-def read_candidates(database: Database, split: str) -> dict[str, list[str]]:
-    """The candidates of each user, best first."""
-    lists: dict[str, list[str]] = {}
-    for user, key in database.rows(
-        "SELECT user_id, item_id FROM candidates WHERE split = ? ORDER BY user_id, rank", [split]
-    ):
-        lists.setdefault(user, []).append(key)
-    return lists
+def read_candidates(database: Database, split: str, generator: str, depth: int) -> dict[str, CandidateList]:
+    """The first `depth` candidates of each user, best first, as this generator proposed them."""
+    rows = database.frame(
+        "SELECT user_id, item_id, score FROM candidates WHERE split = ? AND generator = ? AND rank <= ? "
+        "ORDER BY user_id, rank",
+        [split, generator, depth],
+    )
+    users, firsts = np.unique(rows["user_id"].to_numpy(dtype=object), return_index=True)
+    keys, scores = rows["item_id"].to_list(), rows["score"].to_numpy(np.float64)
+    ends = np.append(firsts, len(rows))[1:]
+    return {
+        user: CandidateList(keys[start:end], scores[start:end])
+        for user, start, end in zip(users, firsts, ends, strict=True)
+    }
+
+
+def keys_of(candidates: Mapping[str, CandidateList]) -> dict[str, list[str]]:
+    """The keys alone of each user's candidates."""
+    return {user: found.keys for user, found in candidates.items()}
 
 
 def read_history(database: Database, users: Sequence[str], max_history: int) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 Belongs here: which vectors go into which ranking, the table, the JSON and the markdown of the report. Does not belong
 here: profile and score (`index/scoring.py`), the wording of texts (`encoder/texts.py`), Dagster, MLflow.
 
-The rows, each on the candidates of the collaborative filter:
-- `candidate_order`: as the filter proposed them;
+The rows, each on the candidates of the main generator:
+- `candidate_order`: as the generator proposed them;
 - `item_summary`: profile against the encoded item summary, untrained base encoder: what personas must beat;
 - `personas_untrained`: profile against personas, untrained base encoder;
 - `personas_trained`: profile against personas, the vectors of the warehouse, made by the champion encoder.
@@ -26,10 +26,11 @@ import pandas as pd
 
 from persona4rec_pipeline.encoder.texts import summary_text
 from persona4rec_pipeline.evaluation import metrics
-from persona4rec_pipeline.evaluation.candidates import SPLITS
+from persona4rec_pipeline.evaluation.candidates import SPLITS, read_main_generator
 from persona4rec_pipeline.evaluation.panel import (
     TextEncoder,
     history_texts,
+    keys_of,
     persona_texts,
     profiles,
     read_candidates,
@@ -44,6 +45,7 @@ from persona4rec_pipeline.evaluation.panel import (
 from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.index.build import uniform_fingerprint
 from persona4rec_pipeline.presentation import markdown_table
+from persona4rec_pipeline.settings import EvaluationSettings
 from persona4rec_pipeline.warehouse.database import Database
 
 CANDIDATE_ORDER = "candidate_order"
@@ -151,9 +153,13 @@ class Report:
 
 
 def evaluate(
-    database: Database, base_encoder: Callable[[], TextEncoder], recency_decay: float, max_history: int
+    database: Database,
+    base_encoder: Callable[[], TextEncoder],
+    recency_decay: float,
+    max_history: int,
+    evaluation: EvaluationSettings,
 ) -> Report:
-    """Rank the candidates of the warehouse in four ways and compare.
+    """Rank the candidates of the main generator, as many as are reranked, in four ways and compare.
 
     `base_encoder` loads the untrained encoder; it is called only if there is somebody to evaluate. Encoded with it are
     only the interactions of the panel's users and the items among their candidates. Without panel users the report is
@@ -165,7 +171,10 @@ def evaluate(
     if not any(users.values()):
         logger.warning("Nobody is in the evaluation panel, so there is nothing to report; see splits.panel_fraction.")
         return Report([], users)
-    candidates = {split: read_candidates(database, split) for split in SPLITS}
+    generator = read_main_generator(database, evaluation)
+    candidates = {
+        split: keys_of(read_candidates(database, split, generator, evaluation.candidates)) for split in SPLITS
+    }
     keys = sorted({key for lists in candidates.values() for ranking in lists.values() for key in ranking})
     panel = sorted(set().union(*targets.values()))
     with database.read() as connection:

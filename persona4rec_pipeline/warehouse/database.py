@@ -25,6 +25,8 @@ from persona4rec_pipeline.warehouse.partitions import replace_changed_rows, woul
 
 # Between two looks at a taken lock, in seconds: short against a transaction, long against a system call.
 LOCK_POLL_S = 0.02
+# Derived tables that were declared otherwise before -> a column that only the present declaration has.
+REDECLARED = {"candidates": "is_filled"}
 
 
 class WarehouseBusy(TimeoutError):
@@ -148,6 +150,7 @@ class Database:
         connection = duckdb.connect(str(self.path), read_only=read_only, config=config)
         try:
             if not read_only:
+                _drop_redeclared(connection)
                 connection.execute(self.schema)
             yield connection
         finally:
@@ -178,6 +181,17 @@ class Database:
             yield
         finally:
             os.close(descriptor)
+
+
+def _drop_redeclared(connection: duckdb.DuckDBPyConnection) -> None:
+    """Drop tables that have an earlier declaration; their assets are out of date by their code, and make them again."""
+    for table, column in REDECLARED.items():
+        columns = connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND database_name = current_database()",
+            [table],
+        ).fetchall()
+        if columns and (column,) not in columns:
+            connection.execute(f"DROP TABLE {table}")
 
 
 def open_warehouse(settings: Settings) -> Database:

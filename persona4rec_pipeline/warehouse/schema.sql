@@ -190,15 +190,16 @@ CREATE TABLE IF NOT EXISTS interaction_vectors (
     PRIMARY KEY (catalog, review_id)
 );
 
--- Asset `candidates`: what a collaborative filter proposes to each panel user, from train interactions alone.
+-- Asset `candidates`: what each candidate generator proposes to each panel user, from train interactions alone.
 CREATE TABLE IF NOT EXISTS candidates (
+    generator VARCHAR NOT NULL,             -- whose list this is: popularity, item_knn, als, bpr, ease or file
     split     VARCHAR NOT NULL CHECK (split IN ('valid', 'test')),
     user_id   VARCHAR NOT NULL,
     rank      INTEGER NOT NULL,             -- 1 is best
-    item_id   VARCHAR NOT NULL,
-    score     DOUBLE NOT NULL,
-    generator VARCHAR NOT NULL,
-    PRIMARY KEY (split, user_id, rank)
+    item_id   VARCHAR NOT NULL,             -- with its catalogue: catalog/item_id
+    score     DOUBLE NOT NULL,              -- on the generator's own scale, falling with the rank
+    is_filled BOOLEAN NOT NULL,             -- taken from the popular items, as the generator had no more
+    PRIMARY KEY (generator, split, user_id, rank)
 );
 
 -- Asset `evaluation_report`: one row per ranking and metric.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
+from persona4rec_pipeline.settings import EvaluationSettings
 from persona4rec_tests.index.builders import DIMENSION, Shop, axis
 
 TASTES = 4
@@ -48,6 +52,16 @@ def shop_with_panel(home: Path, panel: int = 6) -> Shop:
         disliked = (reader + 1) % TASTES
         shop.interaction(f"u{reader:02d}", f"i{disliked:02d}", positive=False, catalog=catalog_of(disliked))
     return shop
+
+
+def propose_with(shop: Shop, *generators: str, **settings: Any) -> EvaluationSettings:
+    """Store what these generators propose in the table `candidates`; the first is the main one."""
+    shop.store()
+    chosen = EvaluationSettings(main_generator=generators[0], ease_l2=5.0, **settings)
+    interactions, panel = read_interactions(shop.database), read_panel(shop.database)
+    rows = pd.concat([propose(interactions, panel, chosen, generator) for generator in generators])
+    shop.database.replace("candidates", rows)
+    return chosen
 
 
 def catalog_of(number: int) -> str:

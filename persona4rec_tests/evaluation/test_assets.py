@@ -7,15 +7,16 @@ import json
 import dagster as dg
 
 from persona4rec_pipeline.evaluation import assets
+from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import Tracking
 from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
 from persona4rec_tests.index.builders import Shop
 
 
-def materialise(shop: Shop, monkeypatch) -> dg.ExecuteInProcessResult:
+def materialise(shop: Shop, monkeypatch, **groups) -> dg.ExecuteInProcessResult:
     monkeypatch.setattr(assets, "_encoder", lambda settings, path: HashEncoder())
-    settings = Settings(home=shop.home)
+    settings = Settings(home=shop.home, **groups)
     tracking = Tracking(settings.mlflow_path)
     return dg.materialize(
         [assets.candidates, assets.evaluation_report],
@@ -69,8 +70,48 @@ def test_equal_data_gives_equal_data_versions(tmp_path, monkeypatch):
     assert versions[0] == versions[1]
 
 
-def test_the_code_versions_follow_the_settings_that_each_asset_reads():
-    plain, other = (assets.code_versions(settings) for settings in (Settings(), Settings(evaluation={"candidates": 7})))
-    assert set(plain) == {asset.key.to_user_string() for asset in assets.ASSETS}
-    assert plain["candidates"] != other["candidates"]
-    assert plain["evaluation_report"] == other["evaluation_report"]
+def test_every_generator_is_stored_and_its_recall_told(tmp_path, monkeypatch):
+    shop = shop_with_panel(tmp_path)
+    metadata = materialise(shop, monkeypatch).asset_materializations_for_node("candidates")[0].metadata
+    stored = dict(shop.database.rows("SELECT generator, count(*) FROM candidates GROUP BY 1"))
+    assert set(stored) == {"popularity", "item_knn", "als", "bpr", "ease"}
+    assert metadata["candidates"].value == sum(stored.values())
+    assert metadata["main_generator"].value == "ease"
+    targets = read_targets(shop.database, "valid")
+    found = read_candidates(shop.database, "valid", "als", 20)
+    assert metadata["recall_at_20_als"].value == sum(targets[user] in found[user].keys for user in targets) / 6
+    assert metadata["seconds_bpr"].value > 0
+
+
+def test_candidates_from_a_file_become_the_main_ones(tmp_path, monkeypatch):
+    path = tmp_path / "sasrec.csv"
+    shop = shop_with_panel(tmp_path).store()
+    targets = read_targets(shop.database, "valid")
+    path.write_text("user_id,item_id\n" + "".join(f"{user},{key.split('/')[1]}\n" for user, key in targets.items()))
+    result = materialise(shop, monkeypatch, evaluation={"candidates_file": path, "generators": []})
+    metadata = result.asset_materializations_for_node("candidates")[0].metadata
+    assert shop.database.rows("SELECT DISTINCT generator FROM candidates") == [("file",)]
+    assert metadata["main_generator"].value == "file" and metadata["recall_at_20_file"].value == 1
+    report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
+    assert report["valid"]["rankings"]["candidate_order"]["metrics"]["mrr_at_10"]["value"] == 1
+
+
+def test_the_code_versions_follow_the_settings_that_each_asset_reads(tmp_path):
+    def changed(**evaluation):
+        plain, other = (assets.code_versions(found) for found in (Settings(), Settings(evaluation=evaluation)))
+        assert set(plain) == {asset.key.to_user_string() for asset in assets.ASSETS}
+        return {name for name in plain if plain[name] != other[name]}
+
+    assert changed(depth=50) == changed(seed=8) == changed(candidates_file=tmp_path / "a.csv") == {"candidates"}
+    readers = {"candidates", "champion_encoder", "evaluation_report"}
+    assert changed(candidates=7) == changed(main_generator="als") == readers
+
+
+def test_a_changed_file_of_candidates_outdates_them(tmp_path):
+    settings = Settings(evaluation={"candidates_file": tmp_path / "a.csv"})
+    versions = set()
+    for content in (None, "user_id,item_id\n", "user_id,item_id\nann,dune\n"):
+        if content is not None:
+            settings.evaluation.candidates_file.write_text(content)
+        versions.add(assets.code_versions(settings)["candidates"])
+    assert len(versions) == 3

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from persona4rec_pipeline.evaluation import assets
-from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.contest import hold_contest
 from persona4rec_pipeline.settings import EvaluationSettings, Settings
 from persona4rec_pipeline.tracking import ROLLED_BACK, RegisteredEncoder
-from persona4rec_tests.evaluation.builders import TASTES, HashEncoder, shop_with_panel
+from persona4rec_tests.evaluation.builders import TASTES, HashEncoder, propose_with, shop_with_panel
 from persona4rec_tests.index.builders import DIMENSION
 
 
@@ -32,9 +31,7 @@ def registered(version, **tags):
 @pytest.fixture
 def shop(tmp_path):
     shop = shop_with_panel(tmp_path)
-    shop.store()
-    rows = propose(read_interactions(shop.database), read_panel(shop.database), EvaluationSettings(ease_l2=5.0))
-    shop.database.replace("candidates", rows)
+    propose_with(shop, "ease")
     return shop
 
 
@@ -45,7 +42,7 @@ def decide(shop, monkeypatch, challenger, encoders=None):
 
 
 def test_an_encoder_that_knows_the_taste_wins_with_the_figures_of_both(shop):
-    contest = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10)
+    contest = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings())
     assert contest is not None and contest.is_won and contest.users == 6
     assert contest.gain == pytest.approx(contest.challenger - contest.champion)
     # Three items of the reader's taste are unseen at the time of the validation target, so it is among the first three.
@@ -53,10 +50,10 @@ def test_an_encoder_that_knows_the_taste_wins_with_the_figures_of_both(shop):
 
 
 def test_stored_vectors_do_not_enter_the_contest(shop):
-    before = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10)
+    before = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings())
     with shop.database.write() as connection:
         connection.execute("DELETE FROM persona_vectors; DELETE FROM interaction_vectors")
-    assert hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10) == before
+    assert hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings()) == before
 
 
 def test_the_better_one_is_promoted_and_the_worse_one_is_not(shop, monkeypatch):

@@ -8,22 +8,19 @@ import logging
 import numpy as np
 import pytest
 
-from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
-from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
+from persona4rec_pipeline.evaluation.panel import keys_of, read_candidates, read_targets
 from persona4rec_pipeline.evaluation.report import RankingResult, Report, evaluate
 from persona4rec_pipeline.index.build import IndexNotBuildable
 from persona4rec_pipeline.settings import EvaluationSettings
-from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
+from persona4rec_tests.evaluation.builders import HashEncoder, propose_with, shop_with_panel
 from persona4rec_tests.index.builders import ENCODER, Shop
 
 NAMES = ["candidate_order", "item_summary", "personas_untrained", "personas_trained"]
 
 
 def evaluated(shop: Shop, encoder: HashEncoder | None = None) -> Report:
-    shop.store()
-    rows = propose(read_interactions(shop.database), read_panel(shop.database), EvaluationSettings(ease_l2=5.0))
-    shop.database.replace("candidates", rows)
-    return evaluate(shop.database, lambda: encoder or HashEncoder(), recency_decay=0.9, max_history=10)
+    settings = propose_with(shop, "ease")
+    return evaluate(shop.database, lambda: encoder or HashEncoder(), 0.9, 10, settings)
 
 
 def test_the_report_has_four_rankings_of_all_users_of_the_panel(tmp_path):
@@ -41,8 +38,22 @@ def test_the_report_has_four_rankings_of_all_users_of_the_panel(tmp_path):
 def test_the_candidate_order_is_scored_as_it_stands(tmp_path):
     shop = shop_with_panel(tmp_path)
     report = evaluated(shop)
-    lists, targets = read_candidates(shop.database, "test"), read_targets(shop.database, "test")
+    lists = keys_of(read_candidates(shop.database, "test", "ease", 20))
+    targets = read_targets(shop.database, "test")
     expected = [lists[user].index(item) + 1 if item in lists[user] else 0 for user, item in targets.items()]
+    assert report.rankings[0].ranks["test"].tolist() == expected
+
+
+def test_only_the_main_generator_counts_and_of_it_what_is_reranked(tmp_path):
+    shop = shop_with_panel(tmp_path)
+    settings = propose_with(shop, "item_knn", "popularity", candidates=3)
+    report = evaluate(shop.database, HashEncoder, 0.9, 10, settings)
+    lists = keys_of(read_candidates(shop.database, "test", "item_knn", 20))
+    expected = [
+        lists[user].index(item) + 1 if item in lists[user][:3] else 0
+        for user, item in read_targets(shop.database, "test").items()
+    ]
+    assert all(len(ranking) > 3 for ranking in lists.values())
     assert report.rankings[0].ranks["test"].tolist() == expected
 
 
@@ -65,8 +76,8 @@ def test_the_base_encoder_reads_only_the_panel_and_its_candidates(tmp_path):
     shop = shop_with_panel(tmp_path, panel=1)
     evaluated(shop, encoder)
     interactions = 3
-    lists = read_candidates(shop.database, "test")["u23"]
-    assert len(encoder.read) == interactions + 2 * len(lists)
+    proposed = read_candidates(shop.database, "test", "ease", 20)["u23"].keys
+    assert len(encoder.read) == interactions + 2 * len(proposed)
     assert not any("Reader 2" in text for text in encoder.read), "a critical persona never makes a score"
 
 
@@ -116,7 +127,7 @@ def test_without_a_panel_there_is_a_warning_an_empty_report_and_no_encoder(tmp_p
 
     shop.store()
     with caplog.at_level(logging.WARNING):
-        report = evaluate(shop.database, no_encoder, recency_decay=0.9, max_history=10)
+        report = evaluate(shop.database, no_encoder, 0.9, 10, EvaluationSettings())
     assert "Nobody is in the evaluation panel" in caplog.text
     assert report.table().empty
     assert "No user of the panel" in report.markdown()

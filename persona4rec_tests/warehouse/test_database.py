@@ -56,6 +56,30 @@ def test_the_content_version_depends_on_the_rows_and_not_on_their_order(warehous
     assert warehouse.content_version("splits", "a") != version
 
 
+def test_a_table_of_an_earlier_declaration_is_replaced_once(tmp_path):
+    path = open_warehouse(load_settings({}, home=tmp_path)).path
+    path.parent.mkdir(parents=True)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE candidates (split VARCHAR, user_id VARCHAR, rank INTEGER, item_id VARCHAR, "
+            "score DOUBLE, generator VARCHAR, PRIMARY KEY (split, user_id, rank))"
+        )
+        connection.execute("INSERT INTO candidates VALUES ('test', 'ann', 1, 'books/dune', 1.0, 'ease')")
+    rows = pd.DataFrame({
+        "generator": ["ease", "als"], "split": "test", "user_id": "ann", "rank": 1, "item_id": "books/dune",
+        "score": 1.0, "is_filled": False,
+    })  # fmt: skip
+    for _ in range(2):
+        warehouse = open_warehouse(load_settings({}, home=tmp_path))
+        warehouse.replace("candidates", rows)
+        assert warehouse.rows("SELECT generator, is_filled FROM candidates ORDER BY 1") == [
+            ("als", False),
+            ("ease", False),
+        ]
+        with warehouse.write():
+            pass
+
+
 def test_a_reader_cannot_write(warehouse):
     with warehouse.read() as connection, pytest.raises(duckdb.InvalidInputException):
         connection.execute("DELETE FROM splits")
