@@ -11,6 +11,7 @@ people an item disappointed is no reason to recommend it.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +140,30 @@ def order_candidates(scores: np.ndarray) -> np.ndarray:
     return order
 
 
+def blend(
+    candidate_scores: np.ndarray, persona_scores: np.ndarray, weight: float, normalisation: str = "score"
+) -> np.ndarray:
+    """(1 - w) N(candidate) + w N(persona), float64 (..., n): one order of candidates out of two.
+
+    N scales to mean 0 and standard deviation 1 within a list (the last axis), since the scales of the two have nothing to
+    do with each other; with `normalisation` "rank" the candidate's score is first replaced by -log2(its place), for
+    generators whose scores mean little. Candidates are given best first. Weight 0 leaves their order as it is. An item
+    without favourable persona (-inf) counts as the least similar one of its list; NaN, an unknown item, stays NaN.
+    """
+    persona = np.asarray(persona_scores, np.float64)
+    persona = np.where(np.isneginf(persona), np.nan, persona)
+    with warnings.catch_warnings():
+        # A list without any persona is all NaN, and its mean is asked for all the same.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        persona = np.where(np.isneginf(persona_scores), np.nanmin(persona, axis=-1, keepdims=True), persona)
+    if normalisation == "rank":
+        candidate_scores = np.broadcast_to(-np.log2(np.arange(1, persona.shape[-1] + 1)), persona.shape)
+    # A list in which all are equal has nothing to say.
+    nothing = np.isneginf(persona_scores).all(axis=-1, keepdims=True) & np.isnan(persona)
+    persona = np.where(nothing, 0.0, _standardised(persona))
+    return (1 - weight) * _standardised(np.asarray(candidate_scores, np.float64)) + weight * persona
+
+
 def rerank(
     profile: np.ndarray, rows: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
 ) -> Reranking:
@@ -161,6 +186,15 @@ def _best_of_groups(cosines: np.ndarray, offsets: np.ndarray, polarity: np.ndarr
     # Written back to front, so that the first of equal personas is the one that stays.
     winners[items[hits]] = hits
     return scores, winners
+
+
+def _standardised(scores: np.ndarray) -> np.ndarray:
+    """Mean 0 and standard deviation 1 along the last axis, NaN left out; 0 where all are equal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        centred = scores - np.nanmean(scores, axis=-1, keepdims=True)
+        deviation = np.nanstd(scores, axis=-1, keepdims=True)
+    return np.divide(centred, deviation, out=np.where(np.isnan(scores), np.nan, 0.0), where=deviation > 0)
 
 
 def _widen(vectors: np.ndarray) -> np.ndarray:
