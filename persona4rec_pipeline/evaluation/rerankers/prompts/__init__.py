@@ -1,0 +1,1 @@
+"""Prompt templates of this step, one file per task and prompt profile."""
