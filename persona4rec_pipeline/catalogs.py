@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from persona4rec_pipeline.backtest import delete_backtests
 from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.build import build_index
@@ -96,6 +97,7 @@ def remove_catalog(settings: Settings, name: str) -> Removal:
     generations = Ledger(open_ledger_database(settings)).forget(name)
     forget_partition(settings, name, titles)
     delete_reports(settings, Tracking(settings.mlflow_path))
+    delete_backtests(settings)
     drop_copy(settings, name)
     published = _publish_without(settings, name)
     compact_files(settings)

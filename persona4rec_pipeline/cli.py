@@ -192,6 +192,29 @@ def backfill(
 
 
 @app.command()
+def backtest(
+    protocol: Annotated[
+        str, typer.Option(help="temporal: what came after a date; loo: the last liked items of every user.")
+    ] = "temporal",
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Date (UTC) from which reviews are held out; default: the last tenth.")
+    ] = None,
+    catalog: Annotated[list[str] | None, typer.Option(help="Only this catalogue; may be given several times.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, openai or extractive; default: the setting.")] = None,
+) -> None:
+    """Build everything again from the reviews before a date, apart from what is served, and report how well it would have
+    ranked what came after."""
+    from persona4rec_pipeline.backtest import PROTOCOLS, run_backtest
+    from persona4rec_pipeline.runner import Listener
+
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"There is no protocol {protocol!r}; take {' or '.join(PROTOCOLS)}.")
+    listener = Listener(_tell_start, _tell, _note)
+    found = run_backtest(_settings(engine), protocol, as_of, catalog, listener)
+    out.print(f"The report: {escape(str(found.page))}\nAs JSON: {escape(str(found.report))}")
+
+
+@app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Catalogues, what is out of date and why, last runs, ledger, index and encoder."""
     from persona4rec_pipeline.overview import read_status

@@ -12,13 +12,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-import dagster as dg
-
+from persona4rec_pipeline.backtest import delete_backtests
 from persona4rec_pipeline.encoder.stored import forget_orphans
 from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
-from persona4rec_pipeline.reviews.assets import code_versions
 from persona4rec_pipeline.reviews.catalogs import list_catalogs
 from persona4rec_pipeline.reviews.ingest import user_hash
 from persona4rec_pipeline.runner import NIGHTLY, SILENT, SOURCE_STEP, STEPS, Listener, dagster_instance, run_stale
@@ -61,7 +59,8 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
     every = [entry.catalog.name for entry in list_catalogs(warehouse)]
     catalogs = sorted({catalog for catalog, *_ in reviews}) or every
     with dagster_instance(settings) as instance:
-        _tell_dagster(instance, settings, warehouse, catalogs)
+        # The sources may not be there to be read again.
+        record_as_made(instance, settings, warehouse, ["reviews"], catalogs, "A user was forgotten.")
         steps = tuple(step for step in NIGHTLY if step != SOURCE_STEP)
         run_stale(settings, catalogs, steps, listener, instance, "forget-user", force=True)
         # A vector tells much of its text.
@@ -73,6 +72,7 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
         runs = delete_runs_that_quote(instance, assets, [user_id, *names], [text for *_, text in reviews])
     # They quote reviews; the next run, or `persona4rec quality`, writes them anew.
     delete_reports(settings, Tracking(settings.mlflow_path))
+    delete_backtests(settings)
     old = _delete_old_generations(settings)
     compact_files(settings)
     items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})
@@ -122,24 +122,6 @@ def _delete_rows(warehouse: Database, user_id: str, digest: str) -> int:
             row = connection.execute(statement, [user_id]).fetchone()
             deleted += int(row[0]) if row else 0
     return deleted
-
-
-def _tell_dagster(instance: dg.DagsterInstance, settings: Settings, warehouse: Database, catalogs: list[str]) -> None:
-    """Record that the reviews have changed, as an ingest would: the sources may not be there to be read again."""
-    code_version = code_versions(settings)["reviews"]
-    for catalog in catalogs:
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                "reviews",
-                partition=catalog,
-                description="A user was forgotten.",
-                tags={
-                    "dagster/data_version": warehouse.content_version("reviews", catalog),
-                    "dagster/data_version_is_user_provided": "true",
-                    "dagster/code_version": code_version,
-                },
-            )
-        )
 
 
 def _delete_old_generations(settings: Settings) -> int:

@@ -31,6 +31,7 @@ from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.inventory import note_looked_at, told_error
 from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, process_of
+from persona4rec_pipeline.reviews.assets import code_versions
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
@@ -255,6 +256,33 @@ def materialize_source(settings: Settings, catalog: str) -> list[Finished]:
         return [
             _materialize(instance, definitions, asset, catalog, ("asked for",), "add-catalog") for asset in SOURCE_STEP
         ]
+
+
+def record_as_made(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    warehouse: Database,
+    assets: Sequence[str],
+    catalogs: Sequence[str],
+    why: str,
+) -> None:
+    """Tell Dagster that these source assets hold what the warehouse holds now, though no source was read, so that what it
+    outdates, and no more, is made again."""
+    versions = code_versions(settings)
+    for asset in assets:
+        for catalog in catalogs:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    asset,
+                    partition=catalog,
+                    description=why,
+                    tags={
+                        "dagster/data_version": warehouse.content_version(asset, catalog),
+                        "dagster/data_version_is_user_provided": "true",
+                        "dagster/code_version": versions[asset],
+                    },
+                )
+            )
 
 
 def forget_partition(settings: Settings, catalog: str, titles: Collection[str] = ()) -> None:

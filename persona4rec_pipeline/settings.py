@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -103,6 +104,17 @@ class ScheduleSettings(Group):
 class SplitSettings(Group):
     """Which interactions are held out from everything that describes an item, a user or a popularity."""
 
+    protocol: Literal["last_positive", "temporal"] = Field(
+        "last_positive",
+        description="last_positive: the last two liked items of each panel user are held out; temporal: everything from "
+        "`as_of` on, of everybody. For a backtest; in production the latter would serve an old state.",
+    )
+    as_of: datetime | None = Field(
+        None, description="Moment (UTC) from which `temporal` holds out the test; none: the last tenth of interactions."
+    )
+    valid_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the interactions before `as_of`, the last ones, that are for validation."
+    )
     panel_fraction: float = Field(
         0.2, ge=0, le=1, description="Fraction (0-1) of users, chosen by hash, whose last interactions are held out."
     )
@@ -374,6 +386,9 @@ class Settings(Group):
     """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, reports, dagster, models, incoming."""
 
     home: Path = Field(Path("var"), description="Directory of all state; nothing is written elsewhere.")
+    shared: Path | None = Field(
+        None, description="Directory of ledger and language models, where several homes share them; none: `home`."
+    )
     incoming: IncomingSettings = Field(default_factory=lambda: IncomingSettings())
     schedules: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     reviews: ReviewSettings = Field(default_factory=lambda: ReviewSettings())
@@ -394,7 +409,7 @@ class Settings(Group):
 
     @property
     def ledger_path(self) -> Path:
-        return self.home / "ledger" / "ledger.duckdb"
+        return (self.shared or self.home) / "ledger" / "ledger.duckdb"
 
     @property
     def index_path(self) -> Path:
@@ -402,7 +417,7 @@ class Settings(Group):
 
     @property
     def models_path(self) -> Path:
-        return self.home / "models"
+        return (self.shared or self.home) / "models"
 
     @property
     def mlflow_path(self) -> Path:
@@ -439,7 +454,8 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(dict(problem), origins) for problem in error.errors())) from error
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    shared = settings.shared and settings.shared.expanduser().absolute()
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute(), "shared": shared})
 
 
 def describe_settings(settings: Settings) -> list[tuple[str, Any, str]]:

@@ -108,6 +108,8 @@ def train_encoder(
 
     began = time.monotonic()
     say = on_log or logger.info
+    # It warns of file systems that it sorts checkpoints by name on, as it should.
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     set_seed(settings.seed)
     base = load_model(base_model_path, settings.max_seq_length)
     batching = Batching(pairs, settings)

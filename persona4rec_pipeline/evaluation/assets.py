@@ -11,10 +11,10 @@ import dagster as dg
 import pandas as pd
 
 from persona4rec_pipeline.automation import patient
-from persona4rec_pipeline.embedding import Encoder, TextEncoder
+from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.encoder.assets import register_base
+from persona4rec_pipeline.encoder.stored import base_encoder, forget_others, registered_encoder
 from persona4rec_pipeline.evaluation import contest as contests
-from persona4rec_pipeline.evaluation import metrics
 from persona4rec_pipeline.evaluation.candidates import (
     FILE,
     SPLITS,
@@ -29,19 +29,20 @@ from persona4rec_pipeline.evaluation.candidates import (
     read_panel,
 )
 from persona4rec_pipeline.evaluation.candidates_file import read_candidates_file
-from persona4rec_pipeline.evaluation.contest import Contest, hold_contest
+from persona4rec_pipeline.evaluation.contest import Arena, Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
-from persona4rec_pipeline.evaluation.panel import keys_of, read_candidates, read_targets
+from persona4rec_pipeline.evaluation.panel import read_slate
 from persona4rec_pipeline.evaluation.quality_page import report_quality, version_of
-from persona4rec_pipeline.evaluation.report import REPORTED_SPLIT, Report, evaluate
+from persona4rec_pipeline.evaluation.report import HEADLINE, REPORTED_SPLIT, Encoders, Report, evaluate
+from persona4rec_pipeline.evaluation.report_page import render_report
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
+from persona4rec_pipeline.tracking import BLEND_TAG, CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "1", "evaluation_report": "1", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "2", "quality_report": "1"}
 EXPERIMENT = "evaluation"
 
 
@@ -116,16 +117,23 @@ def champion_encoder(
     if champion is None:
         champion = register_base(settings, tracking, context.run_id)
         tracking.set_champion(champion.version)
-    decision, contest = _decide(warehouse, settings, challenger, champion)
+    arena = Arena.read(warehouse, settings)
+    decision, contest = _decide(arena, warehouse, settings, challenger, champion)
     context.log.info(decision.reason)
     if challenger is not None and challenger.version != champion.version:
         tracking.set_tag(challenger.version, "decision", decision.reason)
         if decision.promoted:
             tracking.set_champion(challenger.version)
             champion = challenger
+    used = _encoder(warehouse, settings, champion)
+    blend = arena.blend(used)
+    tracking.set_tag(champion.version, BLEND_TAG, blend.to_json())
+    forget_others(warehouse, [used.fingerprint, base_encoder(warehouse, settings.encoder).fingerprint])
     return dg.MaterializeResult(
         metadata={
             "version": champion.version,
+            "blend_weight": blend.weight,
+            "blend": dg.MetadataValue.json(json.loads(blend.to_json())),
             "fingerprint": champion.fingerprint,
             "promoted": decision.promoted,
             "reason": decision.reason,
@@ -149,8 +157,9 @@ def champion_encoder(
         "item_summaries",
         "review_aspects",
     ],
-    description="Candidate order, item summaries, personas with the untrained and with the trained encoder, on the "
-    "same candidates: HR, MRR and NDCG at 5, 10 and 20 with intervals, users that are missed included.",
+    description="Candidate order, random order, item summaries, one persona per item, personas with the untrained and with the "
+    "trained encoder, and the blend that is served, on the same candidates of each generator: HR, MRR and NDCG at 5, 10 and "
+    "20 with intervals, users that are missed included; segments, exposure, significance.",
 )
 @patient
 def evaluation_report(
@@ -159,17 +168,13 @@ def evaluation_report(
     settings: dg.ResourceParam[Settings],
     tracking: dg.ResourceParam[Tracking],
 ) -> dg.MaterializeResult:
-    report = evaluate(
-        warehouse,
-        lambda: _encoder(settings, settings.encoder.base_model),
-        recency_decay=settings.encoder.recency_decay,
-        max_history=settings.encoder.max_history,
-        evaluation=settings.evaluation,
-    )
-    table = report.table()
+    report = evaluate(warehouse, _encoders(warehouse, settings, tracking), settings)
+    table = report.rows()
     warehouse.replace("evaluation_report", table)
     path = settings.home / "evaluation" / "report.json"
     report.save(path)
+    page = path.with_suffix(".html")
+    page.write_text(render_report(report, settings), encoding="utf-8")
     version = warehouse.content_version("evaluation_report")
     if table.empty:
         context.log.warning("Nobody is in the evaluation panel; the report is empty. See splits.panel_fraction.")
@@ -182,8 +187,9 @@ def evaluation_report(
             "report": dg.MetadataValue.md(report.markdown()),
             "report_all_cutoffs": dg.MetadataValue.md(report.markdown(cutoffs=CUTOFFS)),
             "report_valid": dg.MetadataValue.md(report.markdown("valid", CUTOFFS)),
-            "chart": dg.MetadataValue.md(gains_chart(report)),
+            "chart": dg.MetadataValue.md(gains_chart(report.tables[0]) if report.tables else ""),
             "json": dg.MetadataValue.json(report.to_dict()),
+            "page": dg.MetadataValue.path(page),
             "path": dg.MetadataValue.path(path),
         },
         data_version=dg.DataVersion(version),
@@ -226,7 +232,7 @@ ASSETS = [candidates, champion_encoder, evaluation_report, quality_report]
 def code_versions(settings: Settings) -> dict[str, str]:
     """What, when changed, makes candidates and reports out of date: logic and the settings that each reads."""
     encoder = settings.encoder
-    profile = [encoder.max_seq_length, encoder.max_history, encoder.recency_decay]
+    profile = [encoder.max_seq_length, encoder.max_history, encoder.recency_decay, encoder.half_life_days]
     reranked = [settings.evaluation.main_generator, settings.evaluation.candidates]
     parts: dict[str, list[object]] = {
         "candidates": [settings.evaluation.model_dump(mode="json"), _state_of(settings.evaluation.candidates_file)],
@@ -266,11 +272,9 @@ def _candidates_of_file(
 
 
 def _recalls(warehouse: Database, generator: str, cutoffs: Sequence[int]) -> list[float]:
-    """Recall at each cutoff, averaged over the validation targets; with one target a user it is the hit rate."""
-    targets = read_targets(warehouse, contests.SPLIT)
-    lists = keys_of(read_candidates(warehouse, contests.SPLIT, generator, max(cutoffs)))
-    ranks = metrics.target_ranks(lists, targets)
-    return [metrics.means(ranks, [k])[f"hr_at_{k}"] for k in cutoffs]
+    """Share of the validation targets among the first k candidates, for each cutoff k."""
+    places = read_slate(warehouse, contests.SPLIT, generator, max(cutoffs)).places
+    return [float(((places >= 0) & (places < k)).mean()) if len(places) else 0.0 for k in cutoffs]
 
 
 @dataclass(frozen=True)
@@ -280,7 +284,11 @@ class _Decision:
 
 
 def _decide(
-    warehouse: Database, settings: Settings, challenger: RegisteredEncoder | None, champion: RegisteredEncoder
+    arena: Arena,
+    warehouse: Database,
+    settings: Settings,
+    challenger: RegisteredEncoder | None,
+    champion: RegisteredEncoder,
 ) -> tuple[_Decision, Contest | None]:
     """Whether the challenger takes the champion's place, why, and the contest if there had to be one."""
     if challenger is None:
@@ -292,53 +300,60 @@ def _decide(
         return _Decision(
             False, f"version {champion.version} stays: version {challenger.version} was rolled back on {since}"
         ), None
-    contest = hold_contest(
-        warehouse,
-        _encoder(settings, challenger.path),
-        _encoder(settings, champion.path),
-        settings.encoder.recency_decay,
-        settings.encoder.max_history,
-        settings.evaluation,
-    )
+    contest = hold_contest(arena, _encoder(warehouse, settings, challenger), _encoder(warehouse, settings, champion))
     names = f"version {challenger.version} against version {champion.version}"
     if contest is None:
         return _Decision(True, f"{names}: nobody is in the panel to compare them on; the newer one is taken"), None
-    verdict = "promoted" if contest.is_won else "not better, so the champion stays"
+    verdict = "promoted" if contest.is_won else "not better beyond noise, so the champion stays"
     return _Decision(contest.is_won, f"{names}: {verdict}; {contest}"), contest
 
 
-def _encoder(settings: Settings, path_or_name: str | Path) -> Encoder:
-    encoder = settings.encoder
-    return Encoder.load(path_or_name, encoder.max_seq_length, encoder.encode_batch_size)
+def _encoder(warehouse: Database, settings: Settings, encoder: RegisteredEncoder) -> contests.TextEncoder:
+    return registered_encoder(warehouse, settings.encoder, encoder)
+
+
+def _encoders(warehouse: Database, settings: Settings, tracking: Tracking) -> Encoders:
+    base = base_encoder(warehouse, settings.encoder)
+    newest, champion = tracking.encoder(CHALLENGER), tracking.champion()
+    return Encoders(
+        base=base,
+        newest=None if newest is None else _encoder(warehouse, settings, newest),
+        used=base if champion is None else _encoder(warehouse, settings, champion),
+    )
 
 
 def _headlines(report: Report) -> dict[str, float]:
     """One number per ranking, so that the UI plots it over time."""
+    if not report.tables:
+        return {}
     return {
-        f"ndcg_at_10_{ranking.name}": ranking.estimates(REPORTED_SPLIT)["ndcg_at_10"].value
-        for ranking in report.rankings
-        if report.users[REPORTED_SPLIT]
+        f"{HEADLINE}_{ranking.name}": float(ranking.headline(REPORTED_SPLIT).mean())
+        for ranking in report.tables[0].rankings
     }
 
 
 def _log_to_mlflow(tracking: Tracking, report: Report, settings: Settings, version: str) -> None:
     """One run per report; metrics are named ranking and metric, of the split `test` unless they begin with `valid_`."""
-    encoders = {f"encoder_{ranking.name}": ranking.encoder for ranking in report.rankings if ranking.encoder}
+    table = report.tables[0]
+    encoders = {f"encoder_{ranking.name}": ranking.encoder for ranking in table.rankings if ranking.encoder}
     with tracking.run(EXPERIMENT, f"report-{version[:8]}", {"data_version": version}) as run:
         run.log_params(
             {
                 **encoders,
+                "generator": table.generator,
+                "depth": table.depth,
+                "blend": table.blend.to_json(),
                 "recency_decay": settings.encoder.recency_decay,
                 "max_history": settings.encoder.max_history,
+                "protocol": settings.splits.protocol,
                 **{f"users_{split}": users for split, users in report.users.items()},
             }
         )
         for split in SPLITS:
-            if not report.users[split]:
-                continue
             prefix = "" if split == REPORTED_SPLIT else f"{split}_"
-            for ranking in report.rankings:
+            for ranking in table.rankings:
                 estimates = ranking.estimates(split)
                 run.log_metrics({f"{prefix}{ranking.name}_{name}": e.value for name, e in estimates.items()})
         run.log_text(json.dumps(report.to_dict(), indent=2), "report.json")
         run.log_text(report.markdown(cutoffs=CUTOFFS), "report.md")
+        run.log_text(render_report(report, settings), "report.html")

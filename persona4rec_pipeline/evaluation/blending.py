@@ -87,9 +87,7 @@ def learn_blend(slate: Slate, persona_scores: np.ndarray) -> Blend:
         users = segments == segment
         if users.sum() < MIN_SEGMENT_USERS:
             continue
-        over_common = {
-            own: gains[normalisation, own][users] - gains[normalisation, weight][users] for own in WEIGHTS
-        }
+        over_common = {own: gains[normalisation, own][users] - gains[normalisation, weight][users] for own in WEIGHTS}
         own = max(WEIGHTS, key=lambda choice: _worth(over_common[choice]))
         if _worth(over_common[own]) > 0:
             by_history[segment] = own

@@ -13,20 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.blending import Blend, learn_blend
 from persona4rec_pipeline.evaluation.candidates import read_main_generator
 from persona4rec_pipeline.evaluation.panel import (
+    Described,
+    History,
+    Slate,
     TextEncoder,
-    history_texts,
-    keys_of,
-    persona_texts,
+    profile_scores,
     profiles,
-    read_candidates,
     read_history,
     read_personas,
-    read_targets,
-    reranked,
+    read_slate,
+    target_ranks,
 )
-from persona4rec_pipeline.settings import EvaluationSettings
+from persona4rec_pipeline.evaluation.significance import bootstrap_interval
+from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
 SPLIT = "valid"
@@ -49,8 +51,8 @@ class Contest:
 
     @property
     def is_won(self) -> bool:
-        """Whether the challenger is better; a tie keeps the champion, as changing it costs every vector."""
-        return self.gain > 0
+        """Whether the challenger is better beyond noise; else the champion stays, as changing it costs every vector."""
+        return self.low > 0
 
     def __str__(self) -> str:
         return (
@@ -59,33 +61,45 @@ class Contest:
         )
 
 
-def hold_contest(
-    database: Database,
-    challenger: TextEncoder,
-    champion: TextEncoder,
-    recency_decay: float,
-    max_history: int,
-    evaluation: EvaluationSettings,
-) -> Contest | None:
-    """Let both encoders order the candidates of every panel user, as many of the main generator as are reranked; None
-    when nobody has a validation target.
+@dataclass(frozen=True)
+class Arena:
+    """What encoders are compared on: validation targets, the main generator's candidates, histories and personas."""
 
-    Encoded are the interactions of these users and the personas of the items among their candidates, by both. What the
-    warehouse holds of vectors is not read: they may be of an earlier state.
-    """
-    targets = read_targets(database, SPLIT)
-    if not targets:
+    slate: Slate
+    history: History
+    personas: Described
+    settings: Settings
+
+    @classmethod
+    def read(cls, database: Database, settings: Settings) -> Arena:
+        """Of the panel of the warehouse; without users where nobody has a validation target."""
+        generator = read_main_generator(database, settings.evaluation)
+        slate = read_slate(database, SPLIT, generator, settings.evaluation.candidates)
+        return cls(
+            slate,
+            read_history(database, slate.users, settings.encoder.max_history),
+            read_personas(database, sorted({key for found in slate.keys for key in found})),
+            settings,
+        )
+
+    def scores(self, encoder: TextEncoder) -> np.ndarray:
+        """The candidates' scores by this encoder, float64 (users, candidates)."""
+        made = profiles(self.history, encoder, self.settings.encoder)
+        return profile_scores(self.slate, made, self.personas, encoder.encode(self.personas.texts))
+
+    def ndcg(self, encoder: TextEncoder) -> np.ndarray:
+        """NDCG@10 per user, float64 (users,), of the candidates in the order of this encoder."""
+        return metrics.per_user(target_ranks(self.slate, self.scores(encoder)))[METRIC]
+
+    def blend(self, encoder: TextEncoder) -> Blend:
+        """How candidate order and this encoder's order are best blended."""
+        return learn_blend(self.slate, self.scores(encoder))
+
+
+def hold_contest(arena: Arena, challenger: TextEncoder, champion: TextEncoder) -> Contest | None:
+    """Let both encoders order the candidates of every panel user; None when nobody has a validation target."""
+    if not arena.slate.users:
         return None
-    generator = read_main_generator(database, evaluation)
-    candidates = {SPLIT: keys_of(read_candidates(database, SPLIT, generator, evaluation.candidates))}
-    history = read_history(database, sorted(targets), max_history)
-    personas = read_personas(database, sorted({key for found in candidates[SPLIT].values() for key in found}))
-
-    def ndcg(encoder: TextEncoder) -> np.ndarray:
-        made = profiles(history, encoder.encode(history_texts(history)), recency_decay)
-        ordered = reranked(candidates, made, personas, encoder.encode(persona_texts(personas)))
-        return metrics.per_user(metrics.target_ranks(ordered[SPLIT], targets))[METRIC]
-
-    theirs, new = ndcg(champion), ndcg(challenger)
-    low, high = metrics.bootstrap_interval(new - theirs)
-    return Contest(len(targets), float(theirs.mean()), float(new.mean()), float((new - theirs).mean()), low, high)
+    theirs, new = arena.ndcg(champion), arena.ndcg(challenger)
+    low, high = bootstrap_interval(new - theirs)
+    return Contest(len(theirs), float(theirs.mean()), float(new.mean()), float((new - theirs).mean()), low, high)

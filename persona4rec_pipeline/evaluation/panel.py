@@ -165,8 +165,8 @@ class Described:
     @cached_property
     def offsets(self) -> np.ndarray:
         """int64 (items + 1,): item i has the rows offsets[i] to offsets[i + 1]."""
-        firsts = np.flatnonzero(np.append(True, self.keys[1:] != self.keys[:-1])) if len(self.keys) else []
-        return np.append(firsts, len(self.keys)).astype(np.int64)
+        _, firsts = np.unique(self.keys, return_index=True)
+        return np.append(np.sort(firsts), len(self.keys)).astype(np.int64)
 
 
 def read_history(database: Database, users: Sequence[str], max_history: int) -> History:

@@ -100,7 +100,7 @@ def delete_reports(settings: Settings, tracking: Tracking) -> int:
 def render_page(quality: Quality) -> str:
     """The report as one HTML page that needs nothing else: style inside, no script, nothing loaded."""
     here = files(__package__)
-    style = here.joinpath("quality.css").read_text(encoding="utf-8")
+    style = here.joinpath("pages.css").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["plain"] = plain
     template = environment.from_string(here.joinpath("quality.html.jinja").read_text(encoding="utf-8"))

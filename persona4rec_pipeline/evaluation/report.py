@@ -1,60 +1,76 @@
-"""Four rankings of the same candidates, compared on the held-out panel.
+"""Rankings of the same candidates, compared on the held-out panel.
 
-Belongs here: which vectors go into which ranking, the table, the JSON and the markdown of the report. Does not belong
-here: profile and score (`index/scoring.py`), the wording of texts (`encoder/texts.py`), Dagster, MLflow.
+Belongs here: which scores go into which row, the tables, the JSON and the markdown of the report. Does not belong here:
+profile, score and blend (`index/scoring.py`), the wording of texts (`encoder/texts.py`), pictures, Dagster, MLflow.
 
-The rows, each on the candidates of the main generator:
-- `candidate_order`: as the generator proposed them;
-- `item_summary`: profile against the encoded item summary, untrained base encoder: what personas must beat;
-- `personas_untrained`: profile against personas, untrained base encoder;
-- `personas_trained`: profile against personas, the vectors of the warehouse, made by the champion encoder.
+The rows, each on the candidates of one generator:
+- `candidate_order`: as the generator proposed them; `random`: in an order drawn by user and item;
+- `item_summary`: profile against the item's summary, base encoder: what personas must beat;
+- `single_persona`: profile against the one persona that most reviews speak for, newest encoder;
+- `personas_untrained`, `personas_trained`: profile against personas, base encoder and the one trained last;
+- `blend`: candidate order and personas of the encoder in use, as served; its weights are learned on validation targets.
 A profile comes from the user's most recent positive train interactions alone. A user without any keeps the candidate
-order in every row. Items are named by their keys, `catalog || '/' || item_id`, as in `candidates`.
+order in every row but `random`. Items are named by their keys, `catalog || '/' || item_id`, as in `candidates`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from persona4rec_pipeline.encoder.texts import summary_text
 from persona4rec_pipeline.evaluation import metrics
-from persona4rec_pipeline.evaluation.candidates import SPLITS, read_main_generator
+from persona4rec_pipeline.evaluation.blending import Blend, learn_blend
+from persona4rec_pipeline.evaluation.candidates import GENERATORS, SPLITS, read_main_generator
+from persona4rec_pipeline.evaluation.exposure import PADDING, Exposure, exposure
 from persona4rec_pipeline.evaluation.panel import (
+    Described,
+    Slate,
     TextEncoder,
-    history_texts,
-    keys_of,
-    persona_texts,
+    profile_scores,
     profiles,
-    read_candidates,
     read_history,
     read_personas,
+    read_single_personas,
+    read_slate,
     read_summaries,
-    read_targets,
-    records,
-    reranked,
-    stack,
+    target_ranks,
+    top_keys,
 )
-from persona4rec_pipeline.evaluation.significance import bootstrap_interval
-from persona4rec_pipeline.index.build import uniform_fingerprint
+from persona4rec_pipeline.evaluation.segments import segments
+from persona4rec_pipeline.evaluation.significance import bootstrap_interval, holm, permutation_test
+from persona4rec_pipeline.index import scoring
+from persona4rec_pipeline.index.build import POSITIVE_TRAIN
 from persona4rec_pipeline.presentation import markdown_table
-from persona4rec_pipeline.settings import EvaluationSettings
+from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse.database import Database
 
 CANDIDATE_ORDER = "candidate_order"
+RANDOM = "random"
 ITEM_SUMMARY = "item_summary"
+SINGLE_PERSONA = "single_persona"
 PERSONAS_UNTRAINED = "personas_untrained"
 PERSONAS_TRAINED = "personas_trained"
+BLEND = "blend"
+# Each is held against the one before it, besides the candidate order: what each step of the method adds.
+STEPS = (CANDIDATE_ORDER, ITEM_SUMMARY, PERSONAS_UNTRAINED, PERSONAS_TRAINED, BLEND)
 # The metric by which rankings are compared and drawn.
 HEADLINE = "ndcg_at_10"
 REPORTED_SPLIT = "test"
+# Places of a list that count for exposure.
+SHOWN = 10
+# Requests of which the time is taken.
+TIMED_REQUESTS = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -78,70 +94,160 @@ class Estimate:
 
 @dataclass(frozen=True)
 class RankingResult:
-    """One ranking: the rank of each user's target (0: missed) by split; `encoder` is a fingerprint or None."""
+    """One ranking: the rank of each user's target (0: missed) by split, what it exposes (test targets), and which encoder
+    made it, None for none."""
 
     name: str
     encoder: str | None
-    ranks: dict[str, np.ndarray] = field(default_factory=dict)
+    ranks: Mapping[str, np.ndarray]
+    exposure: Exposure | None = None
 
     def estimates(self, split: str) -> dict[str, Estimate]:
         """Every metric of `metrics.per_user` with its interval."""
         return {name: Estimate.of(values) for name, values in metrics.per_user(self.ranks[split]).items()}
 
-    def gain_over(self, other: RankingResult, split: str, metric: str = HEADLINE) -> Estimate:
-        """Mean difference to another ranking of the same users, paired by user, so the interval is that of the gain."""
-        mine, theirs = metrics.per_user(self.ranks[split]), metrics.per_user(other.ranks[split])
-        return Estimate.of(mine[metric] - theirs[metric])
+    def headline(self, split: str) -> np.ndarray:
+        """The headline metric per user, float64 (users,)."""
+        return metrics.per_user(self.ranks[split])[HEADLINE]
+
+    def gain_over(self, other: RankingResult, split: str, users: np.ndarray | None = None) -> Estimate:
+        """Mean difference of the headline metric to another ranking of the same users, paired by user, so the interval is
+        that of the gain. users: bool (users,), those that count; default: all."""
+        gains = self.headline(split) - other.headline(split)
+        return Estimate.of(gains if users is None else gains[users])
 
 
 @dataclass(frozen=True)
-class Report:
-    """All rankings; `users` is the number of users with a target, by split. Without users there are no rankings."""
+class Table:
+    """The rankings of one generator's first `depth` candidates.
 
-    rankings: list[RankingResult]
-    users: dict[str, int]
+    users: users with a target, by split. recall: share of targets among the candidates, by split. blend: the learned
+    weights. segments: name -> bool (users,), of the reported split.
+    """
 
-    def table(self, split: str = REPORTED_SPLIT) -> pd.DataFrame:
-        """The rows of the table `evaluation_report`; empty when nobody has a target in this split."""
-        rows = [
-            (ranking.name, metric, estimate.value, self.users[split], ranking.encoder)
-            for ranking in self.rankings
-            if self.users[split]
-            for metric, estimate in ranking.estimates(split).items()
-        ]
-        return pd.DataFrame(rows, columns=["ranking", "metric", "value", "users", "encoder"])
+    generator: str
+    depth: int
+    users: Mapping[str, int]
+    recall: Mapping[str, float]
+    rankings: Sequence[RankingResult]
+    blend: Blend
+    segments: Mapping[str, np.ndarray]
+
+    @cached_property
+    def of(self) -> dict[str, RankingResult]:
+        """The rankings by name."""
+        return {ranking.name: ranking for ranking in self.rankings}
+
+    def p_values(self, split: str = REPORTED_SPLIT) -> dict[str, float]:
+        """Ranking -> p of a gain or loss over the candidate order as large as this by chance: paired permutation test,
+        corrected for the number of rankings (Holm)."""
+        first, *others = self.rankings
+        found = [permutation_test(other.headline(split) - first.headline(split)) for other in others]
+        return dict(zip([other.name for other in others], map(float, holm(np.array(found))), strict=True))
+
+    def steps(self, split: str = REPORTED_SPLIT) -> dict[str, Estimate]:
+        """What each step of the method adds to the one before it: `personas_trained over personas_untrained` -> gain."""
+        names = [name for name in STEPS if name in self.of]
+        return {
+            f"{later} over {earlier}": self.of[later].gain_over(self.of[earlier], split)
+            for earlier, later in itertools.pairwise(names)
+        }
 
     def markdown(self, split: str = REPORTED_SPLIT, cutoffs: Sequence[int] = (10,)) -> str:
-        """A table of the means, the interval of the headline metric, and the gain over the candidate order."""
-        if not self.users[split] or not self.rankings:
-            return f"No user of the panel has a target in the split {split}."
+        """The means, the interval of the headline metric, the gain over the candidate order and its p."""
         shown = [f"{name}_at_{k}" for k in cutoffs for name in metrics.METRICS]
-        header = ["ranking", *shown, f"{HEADLINE}, 95 % interval", "gain over candidate order"]
-        lines = []
+        header = ["ranking", *shown, f"{HEADLINE}, 95 % interval", "gain over candidate order", "p"]
+        p_values = self.p_values(split)
+        lines: list[list[Any]] = []
         for ranking in self.rankings:
             estimates = ranking.estimates(split)
             gain = ranking.gain_over(self.rankings[0], split)
             interval = f"{estimates[HEADLINE].low:.4f} to {estimates[HEADLINE].high:.4f}"
             difference = f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
-            lines.append([ranking.name, *(estimates[name].value for name in shown), interval, difference])
-        return f"{markdown_table(header, lines)}\n\n{self.users[split]} users, split {split}."
+            p = p_values.get(ranking.name)
+            lines.append(
+                [
+                    ranking.name,
+                    *(estimates[name].value for name in shown),
+                    interval,
+                    difference,
+                    "" if p is None else round(p, 4),
+                ]
+            )
+        users, recall = self.users[split], self.recall[split]
+        told = f"{users} users, split {split}; {self.generator}, {self.depth} candidates, {recall:.3f} of the targets among them."
+        return f"{markdown_table(header, lines)}\n\n{told}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types: split -> users and rankings -> metric -> value, low, high."""
+        """As JSON types."""
+        split = REPORTED_SPLIT
+        p_values = self.p_values()
         return {
-            split: {
-                "users": self.users[split],
-                "rankings": {
-                    ranking.name: {
-                        "encoder": ranking.encoder,
-                        "metrics": {name: vars(estimate) for name, estimate in ranking.estimates(split).items()},
-                        f"gain_over_{CANDIDATE_ORDER}": vars(ranking.gain_over(self.rankings[0], split)),
-                    }
-                    for ranking in self.rankings
-                    if self.users[split]
-                },
-            }
-            for split in SPLITS
+            "generator": self.generator,
+            "depth": self.depth,
+            "users": dict(self.users),
+            "recall": dict(self.recall),
+            "blend": asdict(self.blend),
+            "rankings": {
+                ranking.name: {
+                    "encoder": ranking.encoder,
+                    "metrics": {
+                        where: {name: vars(estimate) for name, estimate in ranking.estimates(where).items()}
+                        for where in SPLITS
+                    },
+                    "gain_over_candidate_order": vars(ranking.gain_over(self.rankings[0], split)),
+                    "p": p_values.get(ranking.name),
+                    "exposure": None if ranking.exposure is None else asdict(ranking.exposure),
+                    "segments": {
+                        name: {
+                            "users": int(users.sum()),
+                            HEADLINE: vars(Estimate.of(ranking.headline(split)[users])),
+                            "gain_over_candidate_order": vars(ranking.gain_over(self.rankings[0], split, users)),
+                        }
+                        for name, users in self.segments.items()
+                    },
+                }
+                for ranking in self.rankings
+            },
+            "steps": {name: vars(estimate) for name, estimate in self.steps().items()},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All tables, that of the main generator and the usual depth first; without a panel there are none.
+
+    users: users with a target, by split. milliseconds: median time of ranking one user's list by personas, with the blend,
+    from the profile on; None without a table.
+    """
+
+    tables: Sequence[Table]
+    users: Mapping[str, int]
+    milliseconds: float | None = None
+
+    def rows(self) -> pd.DataFrame:
+        """The rows of the table `evaluation_report`."""
+        rows = [
+            (table.generator, table.depth, ranking.name, metric, *vars(estimate).values(), users, ranking.encoder)
+            for table in self.tables
+            for users in [table.users[REPORTED_SPLIT]]
+            for ranking in table.rankings
+            for metric, estimate in ranking.estimates(REPORTED_SPLIT).items()
+        ]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def markdown(self, split: str = REPORTED_SPLIT, cutoffs: Sequence[int] = (10,)) -> str:
+        """The first table, or why there is none."""
+        if not self.tables or not self.users[split]:
+            return f"No user of the panel has a target in the split {split}."
+        return self.tables[0].markdown(split, cutoffs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "users": dict(self.users),
+            "milliseconds_per_request": self.milliseconds,
+            "tables": [table.to_dict() for table in self.tables],
         }
 
     def save(self, path: Path) -> None:
@@ -152,58 +258,170 @@ class Report:
         aside.replace(path)
 
 
-def evaluate(
-    database: Database,
-    base_encoder: Callable[[], TextEncoder],
-    recency_decay: float,
-    max_history: int,
-    evaluation: EvaluationSettings,
-) -> Report:
-    """Rank the candidates of the main generator, as many as are reranked, in four ways and compare.
+COLUMNS = ["generator", "depth", "ranking", "metric", "value", "low", "high", "users", "encoder"]
 
-    `base_encoder` loads the untrained encoder; it is called only if there is somebody to evaluate. Encoded with it are
-    only the interactions of the panel's users and the items among their candidates. Without panel users the report is
-    empty and a warning is logged. Raises IndexNotBuildable when the vectors of the warehouse come from more than one
-    encoder.
+
+@dataclass(frozen=True)
+class Encoders:
+    """base: untrained. newest: trained last, None if none was. used: the champion."""
+
+    base: TextEncoder
+    newest: TextEncoder | None
+    used: TextEncoder
+
+
+def evaluate(database: Database, encoders: Encoders, settings: Settings) -> Report:
+    """Rank the candidates of the warehouse in every way and compare.
+
+    Every generator with candidates gets a table for the first `evaluation.candidates` and one for `evaluation.depth`.
+    Encoded are only the interactions of the panel's users and the items among their candidates. Without panel users the
+    report is empty and a warning is logged.
     """
-    targets = {split: read_targets(database, split) for split in SPLITS}
-    users = {split: len(found) for split, found in targets.items()}
-    if not any(users.values()):
+    generators = [name for (name,) in database.rows("SELECT DISTINCT generator FROM candidates")]
+    depths = sorted({settings.evaluation.candidates, settings.evaluation.depth})
+    users = dict(database.rows("SELECT split, count(DISTINCT user_id) FROM candidates GROUP BY 1"))
+    users = {split: users.get(split, 0) for split in SPLITS}
+    if not all(users.values()):
         logger.warning("Nobody is in the evaluation panel, so there is nothing to report; see splits.panel_fraction.")
         return Report([], users)
-    generator = read_main_generator(database, evaluation)
-    candidates = {
-        split: keys_of(read_candidates(database, split, generator, evaluation.candidates)) for split in SPLITS
+    slates = {
+        (name, split): read_slate(database, split, name, depths[-1])
+        for name in sorted(generators, key=[*GENERATORS, *generators].index)
+        for split in SPLITS
     }
-    keys = sorted({key for lists in candidates.values() for ranking in lists.values() for key in ranking})
-    panel = sorted(set().union(*targets.values()))
-    with database.read() as connection:
-        champion = uniform_fingerprint(connection, max_history)
-    history = read_history(database, panel, max_history).dropna(subset=["vector"])
-    personas = read_personas(database, keys).dropna(subset=["vector"])
-    summaries = read_summaries(database, keys)
-    base = base_encoder()
-
-    trained_profiles = profiles(history, stack(history["vector"]), recency_decay)
-    if base.fingerprint == champion:
-        # Equal fingerprints mean equal vectors for equal texts: what is stored need not be encoded again.
-        base_profiles, base_personas = trained_profiles, stack(personas["vector"])
-    else:
-        base_profiles = profiles(history, base.encode(history_texts(history)), recency_decay)
-        base_personas = base.encode(persona_texts(personas))
-    base_summaries = base.encode([summary_text(row["title"], row["summary"]) for row in records(summaries)])
-    rankings = [
-        (CANDIDATE_ORDER, None, candidates),
-        (ITEM_SUMMARY, base.fingerprint, reranked(candidates, base_profiles, summaries, base_summaries)),
-        (PERSONAS_UNTRAINED, base.fingerprint, reranked(candidates, base_profiles, personas, base_personas)),
-        (PERSONAS_TRAINED, champion, reranked(candidates, trained_profiles, personas, stack(personas["vector"]))),
+    rows = _rows(database, encoders, settings, list(slates.values()))
+    popularity = _popularity(database)
+    main = read_main_generator(database, settings.evaluation)
+    tables = [
+        _table(name, depth, {split: slates[name, split].first(depth) for split in SPLITS}, rows, encoders, popularity)
+        for name in sorted({name for name, _ in slates}, key=lambda name: (name != main, name))
+        for depth in depths
     ]
-    return Report(
-        [
-            RankingResult(
-                name, encoder, {split: metrics.target_ranks(lists[split], targets[split]) for split in SPLITS}
-            )
-            for name, encoder, lists in rankings
-        ],
-        users,
+    timed = slates[main, REPORTED_SPLIT].first(settings.evaluation.candidates)
+    return Report(tables, users, _milliseconds(timed, rows[PERSONAS_UNTRAINED], tables[0].blend))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row is scored by; `vectors` float32 (rows of `described`, d)."""
+
+    encoder: TextEncoder
+    profiles: Mapping[str, np.ndarray]
+    described: Described
+    vectors: np.ndarray
+
+    def scores(self, slate: Slate) -> np.ndarray:
+        return profile_scores(slate, self.profiles, self.described, self.vectors)
+
+
+def _rows(database: Database, encoders: Encoders, settings: Settings, slates: Sequence[Slate]) -> dict[str, _Row]:
+    keys = sorted({key for slate in slates for found in slate.keys for key in found})
+    panel = sorted({user for slate in slates for user in slate.users})
+    history = read_history(database, panel, settings.encoder.max_history)
+    personas = read_personas(database, keys)
+    newest = encoders.newest or encoders.base
+    made = {
+        encoder.fingerprint: (encoder, profiles(history, encoder, settings.encoder))
+        for encoder in (encoders.base, newest, encoders.used)
+    }
+    described = {
+        ITEM_SUMMARY: (encoders.base, read_summaries(database, keys)),
+        SINGLE_PERSONA: (newest, read_single_personas(database, keys)),
+        PERSONAS_UNTRAINED: (encoders.base, personas),
+        PERSONAS_TRAINED: (newest, personas),
+        BLEND: (encoders.used, personas),
+    }
+    if encoders.newest is None:
+        del described[PERSONAS_TRAINED]
+    return {
+        name: _Row(encoder, made[encoder.fingerprint][1], items, encoder.encode(items.texts))
+        for name, (encoder, items) in described.items()
+    }
+
+
+def _table(
+    generator: str,
+    depth: int,
+    slates: Mapping[str, Slate],
+    rows: Mapping[str, _Row],
+    encoders: Encoders,
+    popularity: pd.Series,
+) -> Table:
+    scores: dict[str, dict[str, np.ndarray]] = {
+        CANDIDATE_ORDER: {split: slate.scores for split, slate in slates.items()},
+        RANDOM: {split: _random_scores(slate) for split, slate in slates.items()},
+        **{name: {split: row.scores(slate) for split, slate in slates.items()} for name, row in rows.items()},
+    }
+    blend = learn_blend(slates["valid"], scores[BLEND]["valid"])
+    scores[BLEND] = {split: blend.scores(slate, scores[BLEND][split]) for split, slate in slates.items()}
+    slate = slates[REPORTED_SPLIT]
+    summaries = rows[ITEM_SUMMARY]
+    rankings = [
+        RankingResult(
+            name,
+            rows[name].encoder.fingerprint if name in rows else None,
+            {split: target_ranks(slates[split], found[split]) for split in SPLITS},
+            _exposure(slate, found[REPORTED_SPLIT], popularity, summaries),
+        )
+        for name, found in scores.items()
+    ]
+    of_targets = popularity.reindex(slate.targets).fillna(0).to_numpy(np.int64)
+    return Table(
+        generator,
+        depth,
+        {split: len(found.users) for split, found in slates.items()},
+        {split: float((found.places >= 0).mean()) for split, found in slates.items()},
+        rankings,
+        blend,
+        segments(slate.interactions, of_targets, popularity.to_numpy()),
     )
+
+
+def _random_scores(slate: Slate) -> np.ndarray:
+    """An order that is the same in every run."""
+    scores = np.full(slate.scores.shape, scoring.NO_SCORE)
+    for row, (user, keys) in enumerate(zip(slate.users, slate.keys, strict=True)):
+        seed = int(hashlib.sha256(user.encode()).hexdigest()[:8], 16)
+        scores[row, : len(keys)] = np.random.default_rng(seed).random(len(keys))
+    return scores
+
+
+def _popularity(database: Database) -> pd.Series:
+    """Positive train interactions of every item of the catalogues, by key."""
+    rows = database.rows(
+        f"""
+        WITH counts AS (SELECT catalog, item_id, count(*) AS found FROM ({POSITIVE_TRAIN}) GROUP BY ALL)
+        SELECT catalog || '/' || item_id, coalesce(found, 0) FROM items FULL JOIN counts USING (catalog, item_id) ORDER BY 1
+        """
+    )
+    return pd.Series(dict(rows), dtype=np.int64)
+
+
+def _exposure(slate: Slate, scores: np.ndarray, popularity: pd.Series, summaries: _Row) -> Exposure:
+    number = {key: place for place, key in enumerate(popularity.index)}
+    lists = np.full((len(slate.users), SHOWN), PADDING, np.int64)
+    for row, keys in enumerate(top_keys(slate, scores, SHOWN)):
+        # Of a file from elsewhere, an item may be in no catalogue.
+        known = [number[key] for key in keys if key in number]
+        lists[row, : len(known)] = known
+    vectors = np.zeros((len(number), summaries.vectors.shape[1]), np.float32)
+    for key, row in summaries.described.row_of.items():
+        if key in number:
+            vectors[number[key]] = summaries.vectors[row]
+    return exposure(lists, popularity.to_numpy(), vectors)
+
+
+def _milliseconds(slate: Slate, row: _Row, blend: Blend) -> float | None:
+    """Median time of one request: from the profile to the order of the candidates."""
+    described, times = row.described, []
+    for place, user in enumerate(slate.users[:TIMED_REQUESTS]):
+        profile, keys = row.profiles.get(user), slate.keys[place]
+        if profile is None or not keys:
+            continue
+        items = np.array([described.row_of.get(key, -1) for key in keys], np.int64)
+        began = time.perf_counter()
+        found, _ = scoring.score_candidates(profile, items, row.vectors, described.offsets, described.polarity)
+        weight = blend.weight_for(int(slate.interactions[place]))
+        scoring.order_candidates(scoring.blend(slate.scores[place, : len(keys)], found, weight, blend.normalisation))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times) * 1000) if times else None

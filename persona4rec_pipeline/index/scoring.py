@@ -11,7 +11,6 @@ people an item disappointed is no reason to recommend it.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,18 +149,15 @@ def blend(
     generators whose scores mean little. Candidates are given best first. Weight 0 leaves their order as it is. An item
     without favourable persona (-inf) counts as the least similar one of its list; NaN, an unknown item, stays NaN.
     """
-    persona = np.asarray(persona_scores, np.float64)
-    persona = np.where(np.isneginf(persona), np.nan, persona)
-    with warnings.catch_warnings():
-        # A list without any persona is all NaN, and its mean is asked for all the same.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        persona = np.where(np.isneginf(persona_scores), np.nanmin(persona, axis=-1, keepdims=True), persona)
+    persona = np.array(persona_scores, np.float64)
+    unscored = np.isneginf(persona)
+    if unscored.any():
+        lowest = np.where(unscored | np.isnan(persona), np.inf, persona).min(axis=-1, keepdims=True)
+        # Where no candidate has a persona, all are equal.
+        persona = np.where(unscored, np.where(np.isposinf(lowest), 0.0, lowest), persona)
     if normalisation == "rank":
         candidate_scores = np.broadcast_to(-np.log2(np.arange(1, persona.shape[-1] + 1)), persona.shape)
-    # A list in which all are equal has nothing to say.
-    nothing = np.isneginf(persona_scores).all(axis=-1, keepdims=True) & np.isnan(persona)
-    persona = np.where(nothing, 0.0, _standardised(persona))
-    return (1 - weight) * _standardised(np.asarray(candidate_scores, np.float64)) + weight * persona
+    return (1 - weight) * _standardised(np.asarray(candidate_scores, np.float64)) + weight * _standardised(persona)
 
 
 def rerank(
@@ -190,11 +186,11 @@ def _best_of_groups(cosines: np.ndarray, offsets: np.ndarray, polarity: np.ndarr
 
 def _standardised(scores: np.ndarray) -> np.ndarray:
     """Mean 0 and standard deviation 1 along the last axis, NaN left out; 0 where all are equal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        centred = scores - np.nanmean(scores, axis=-1, keepdims=True)
-        deviation = np.nanstd(scores, axis=-1, keepdims=True)
-    return np.divide(centred, deviation, out=np.where(np.isnan(scores), np.nan, 0.0), where=deviation > 0)
+    known = ~np.isnan(scores)
+    filled, counts = np.where(known, scores, 0.0), np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    centred = np.where(known, scores - filled.sum(axis=-1, keepdims=True) / counts, 0.0)
+    deviation = np.sqrt((centred * centred).sum(axis=-1, keepdims=True) / counts)
+    return np.where(known, centred / np.where(deviation > 0, deviation, 1.0), np.nan)
 
 
 def _widen(vectors: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
             include={"positive_rating", "missing_rating_is_positive", "rating_min", "rating_max"}
         ),
         "items": {},
-        "splits": settings.splits.model_dump(),
+        "splits": settings.splits.model_dump(mode="json"),
     }
     return {
         name: hashlib.sha256(json.dumps([LOGIC_VERSION, values], sort_keys=True).encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ from persona4rec_pipeline.warehouse import Database, replace_changed_rows, would
 # catalogue, and independent of how many users there are, so that nobody enters or leaves the panel by somebody else.
 USER_FRACTION = "CAST('0x' || substr(md5(user_id), 1, 8) AS UBIGINT) / 4294967296.0"
 
-_SPLITS = f"""
+_LAST_POSITIVE = f"""
     WITH ordered AS (
         SELECT user_id, review_id, is_positive,
             row_number() OVER (PARTITION BY user_id ORDER BY reviewed_at, review_id) AS position
@@ -33,11 +33,38 @@ _SPLITS = f"""
     FROM reviews LEFT JOIN held_out USING (review_id)
 """
 
+_TEMPORAL = """
+    WITH tested AS (
+        SELECT coalesce($as_of::TIMESTAMP, (SELECT quantile_disc(reviewed_at, 0.9) FROM reviews)) AS test_from
+    ), cut AS (
+        SELECT test_from, (
+            SELECT quantile_disc(reviewed_at, 1 - $valid_share) FROM reviews WHERE reviewed_at < test_from
+        ) AS valid_from FROM tested
+    ), placed AS (
+        SELECT catalog, review_id, user_id, reviewed_at,
+            CASE WHEN reviewed_at >= test_from THEN 'test' WHEN reviewed_at >= valid_from THEN 'valid' ELSE 'train' END
+                AS split,
+            -- What a user met before is no candidate, and so no target.
+            is_positive AND row_number() OVER (
+                PARTITION BY user_id, catalog, item_id ORDER BY reviewed_at, review_id
+            ) = 1 AS can_be_target
+        FROM reviews, cut
+    )
+    SELECT catalog, review_id, split, split <> 'train' AND can_be_target AND row_number() OVER (
+        PARTITION BY user_id, split, can_be_target ORDER BY reviewed_at, review_id
+    ) = 1 AS is_target
+    FROM placed
+"""
+
 
 def assign_splits(database: Database, settings: Settings, catalog: str | None = None) -> dict[str, int]:
     """Give every interaction of a catalogue (default: of all) its split; writes only the rows that change.
 
     The rule reads the interactions of all catalogues: a user's last one may lie in any of them.
+
+    With `splits.protocol` `temporal` everything from `splits.as_of` on is `test`, the last `splits.valid_share` of the
+    interactions before it is `valid`, and the rest is `train`, whoever's it is; a user's target is the first liked item
+    of a split that the user had not met before. Otherwise, with `last_positive`:
 
     A user belongs to the panel if USER_FRACTION of the id is below `splits.panel_fraction`, and the user has at least
     `splits.min_interactions` interactions over all catalogues, among them two positive ones that each have an earlier
@@ -59,17 +86,20 @@ def assign_splits(database: Database, settings: Settings, catalog: str | None = 
     """
     scope, name = ("TRUE", {}) if catalog is None else ("catalog = $catalog", {"catalog": catalog})
     incoming = "FROM new_splits"
-    parameters = {
-        "panel_fraction": settings.splits.panel_fraction,
-        "min_interactions": settings.splits.min_interactions,
-    }
+    rule = settings.splits
+    if rule.protocol == "temporal":
+        query = _TEMPORAL
+        parameters: dict[str, object] = {"as_of": rule.as_of, "valid_share": rule.valid_share}
+    else:
+        query = _LAST_POSITIVE
+        parameters = {"panel_fraction": rule.panel_fraction, "min_interactions": rule.min_interactions}
     with database.read() as connection:
-        _compute(connection, parameters, scope, name)
+        _compute(connection, query, parameters, scope, name)
         changed = would_change(connection, "splits", incoming, scope, name)
     if changed:
         # Computed again under the lock: reviews may have been replaced in between, and every one of them needs its row.
         with database.write() as connection:
-            _compute(connection, parameters, scope, name)
+            _compute(connection, query, parameters, scope, name)
             replace_changed_rows(connection, "splits", incoming, scope, name)
     counts = database.rows(
         f"""
@@ -85,8 +115,8 @@ def assign_splits(database: Database, settings: Settings, catalog: str | None = 
 
 
 def _compute(
-    connection: duckdb.DuckDBPyConnection, parameters: dict[str, float], scope: str, name: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, rule: str, parameters: dict[str, object], scope: str, name: dict[str, str]
 ) -> None:
     """Fill the temporary table `new_splits`."""
-    query = f"CREATE OR REPLACE TEMP TABLE new_splits AS SELECT * FROM ({_SPLITS}) WHERE {scope}"
+    query = f"CREATE OR REPLACE TEMP TABLE new_splits AS SELECT * FROM ({rule}) WHERE {scope}"
     connection.execute(query, {**parameters, **name})

@@ -26,7 +26,7 @@ from persona4rec_pipeline.warehouse.partitions import replace_changed_rows, woul
 # Between two looks at a taken lock, in seconds: short against a transaction, long against a system call.
 LOCK_POLL_S = 0.02
 # Derived tables that were declared otherwise before -> a column that only the present declaration has.
-REDECLARED = {"candidates": "is_filled"}
+REDECLARED = {"candidates": "is_filled", "evaluation_report": "depth"}
 
 
 class WarehouseBusy(TimeoutError):

@@ -202,14 +202,18 @@ CREATE TABLE IF NOT EXISTS candidates (
     PRIMARY KEY (generator, split, user_id, rank)
 );
 
--- Asset `evaluation_report`: one row per ranking and metric.
+-- Asset `evaluation_report`: one row per generator, depth, ranking and metric.
 CREATE TABLE IF NOT EXISTS evaluation_report (
-    ranking VARCHAR NOT NULL,
-    metric  VARCHAR NOT NULL,
-    value   DOUBLE NOT NULL,
-    users   INTEGER NOT NULL,
-    encoder VARCHAR,
-    PRIMARY KEY (ranking, metric)
+    generator VARCHAR NOT NULL,
+    depth     INTEGER NOT NULL,             -- candidates that were ordered
+    ranking   VARCHAR NOT NULL,
+    metric    VARCHAR NOT NULL,
+    value     DOUBLE NOT NULL,
+    low       DOUBLE NOT NULL,              -- 95 % interval
+    high      DOUBLE NOT NULL,
+    users     INTEGER NOT NULL,
+    encoder   VARCHAR,                      -- fingerprint; NULL where no encoder has a part in it
+    PRIMARY KEY (generator, depth, ranking, metric)
 );
 
 -- Columns that came after the first version; nothing happens where they are there.
