@@ -18,45 +18,12 @@ import numpy as np
 from persona4rec_pipeline.embedding import Encoder, model_folder
 from persona4rec_pipeline.encoder.pairs import read_training_pairs
 from persona4rec_pipeline.encoder.training import TrainingPair, train_encoder
-from persona4rec_pipeline.evaluation import metrics
-from persona4rec_pipeline.evaluation.candidates import read_main_generator
-from persona4rec_pipeline.evaluation.contest import METRIC, SPLIT
-from persona4rec_pipeline.evaluation.panel import (
-    history_texts,
-    keys_of,
-    persona_texts,
-    profiles,
-    read_candidates,
-    read_history,
-    read_personas,
-    read_targets,
-    reranked,
-)
+from persona4rec_pipeline.evaluation.contest import Arena
 from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.settings import Settings, load_settings
-from persona4rec_pipeline.warehouse import Database, open_warehouse
+from persona4rec_pipeline.warehouse import open_warehouse
 
 KEEP = "keep"
-
-
-class Panel:
-    """Users with a validation target, their candidates and histories, read once."""
-
-    def __init__(self, warehouse: Database, settings: Settings):
-        self._settings = settings.encoder
-        self.targets = read_targets(warehouse, SPLIT)
-        generator = read_main_generator(warehouse, settings.evaluation)
-        found = read_candidates(warehouse, SPLIT, generator, settings.evaluation.candidates)
-        self._candidates = {SPLIT: keys_of(found)}
-        self._history = read_history(warehouse, sorted(self.targets), settings.encoder.max_history)
-        keys = {key for ranking in self._candidates[SPLIT].values() for key in ranking}
-        self._personas = read_personas(warehouse, sorted(keys))
-
-    def ndcg(self, encoder: Encoder) -> np.ndarray:
-        """NDCG@10 per user, float64 (users,), of the candidates in the order of this encoder."""
-        made = profiles(self._history, encoder.encode(history_texts(self._history)), self._settings.recency_decay)
-        ordered = reranked(self._candidates, made, self._personas, encoder.encode(persona_texts(self._personas)))
-        return metrics.per_user(metrics.target_ranks(ordered[SPLIT], self.targets))[METRIC]
 
 
 def main() -> None:
@@ -66,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings()
     warehouse = open_warehouse(settings)
-    panel = Panel(warehouse, settings)
+    arena = Arena.read(warehouse, settings)
     choices: dict[str, list[TrainingPair]] = {}
     for name, changes in {
         KEEP: {"flat_pairs": "keep"},
@@ -76,10 +43,10 @@ def main() -> None:
         alignment = settings.alignment.model_copy(update=changes)
         choices[name] = read_training_pairs(warehouse, settings.encoder, alignment)
     base = model_folder(settings.encoder.base_model)
-    print(f"{len(panel.targets)} users, base encoder {panel.ndcg(_load(base, settings)).mean():.4f}", flush=True)
+    print(f"{len(arena.slate.users)} users, base encoder {arena.ndcg(_load(base, settings)).mean():.4f}", flush=True)
     kept: np.ndarray | None = None
     for name, pairs in choices.items():
-        found = np.mean([_trained(panel, pairs, settings, base, seed) for seed in range(given.seeds)], axis=0)
+        found = np.mean([_trained(arena, pairs, settings, base, seed) for seed in range(given.seeds)], axis=0)
         kept = found if kept is None else kept
         low, high = bootstrap_interval(found - kept)
         print(
@@ -88,11 +55,11 @@ def main() -> None:
         )
 
 
-def _trained(panel: Panel, pairs: list[TrainingPair], settings: Settings, base: Path, seed: int) -> np.ndarray:
+def _trained(arena: Arena, pairs: list[TrainingPair], settings: Settings, base: Path, seed: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as scratch:
         seeded = settings.encoder.model_copy(update={"seed": seed})
         result = train_encoder(base, pairs, seeded, Path(scratch), on_log=lambda line: None)
-        return panel.ndcg(_load(result.path, settings))
+        return arena.ndcg(_load(result.path, settings))
 
 
 def _load(path: Path, settings: Settings) -> Encoder:

@@ -19,7 +19,16 @@ from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
 from persona4rec_pipeline.reviews.catalogs import list_catalogs
 from persona4rec_pipeline.reviews.ingest import user_hash
-from persona4rec_pipeline.runner import NIGHTLY, SILENT, SOURCE_STEP, STEPS, Listener, dagster_instance, run_stale
+from persona4rec_pipeline.runner import (
+    NIGHTLY,
+    SILENT,
+    SOURCE_STEP,
+    STEPS,
+    Listener,
+    dagster_instance,
+    record_as_made,
+    run_stale,
+)
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.traces import compact_files, delete_runs_that_quote
 from persona4rec_pipeline.tracking import Tracking

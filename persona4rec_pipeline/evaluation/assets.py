@@ -237,7 +237,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
     parts: dict[str, list[object]] = {
         "candidates": [settings.evaluation.model_dump(mode="json"), _state_of(settings.evaluation.candidates_file)],
         "champion_encoder": [*profile, *reranked],
-        "evaluation_report": [encoder.base_model, *profile, *reranked],
+        "evaluation_report": [encoder.base_model, *profile, *reranked, settings.evaluation.depth],
         "quality_report": [
             settings.personas.embedding_model,
             settings.personas.duplicate_similarity,

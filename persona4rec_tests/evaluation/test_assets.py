@@ -8,14 +8,17 @@ import dagster as dg
 
 from persona4rec_pipeline.evaluation import assets
 from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
+from persona4rec_pipeline.evaluation.report import Encoders
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import Tracking
 from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
+from persona4rec_tests.evaluation.test_contest import TasteEncoder
 from persona4rec_tests.index.builders import Shop
 
 
 def materialise(shop: Shop, monkeypatch, **groups) -> dg.ExecuteInProcessResult:
-    monkeypatch.setattr(assets, "_encoder", lambda settings, path: HashEncoder())
+    base, trained = HashEncoder("base"), TasteEncoder("trained")
+    monkeypatch.setattr(assets, "_encoders", lambda warehouse, settings, tracking: Encoders(base, trained, trained))
     settings = Settings(home=shop.home, **groups)
     tracking = Tracking(settings.mlflow_path)
     return dg.materialize(
@@ -29,14 +32,19 @@ def test_the_report_reaches_the_warehouse_the_metadata_the_json_and_mlflow(tmp_p
     result = materialise(shop, monkeypatch)
     metadata = result.asset_materializations_for_node("evaluation_report")[0].metadata
     stored = dict(
-        shop.database.rows("SELECT ranking, value FROM evaluation_report WHERE metric = 'ndcg_at_10' ORDER BY ALL")
+        shop.database.rows(
+            "SELECT ranking, value FROM evaluation_report "
+            "WHERE metric = 'ndcg_at_10' AND generator = 'ease' AND depth = 20 ORDER BY ALL"
+        )
     )
-    assert len(stored) == 4
+    assert len(stored) == 7
     assert metadata["ndcg_at_10_personas_trained"].value == stored["personas_trained"]
     assert metadata["chart"].value.startswith("![ndcg_at_10 by ranking](data:image/png;base64,")
     assert "6 users, split valid" in metadata["report_valid"].value
     saved = json.loads((tmp_path / "evaluation" / "report.json").read_text())
-    assert saved["test"]["rankings"]["personas_trained"]["metrics"]["ndcg_at_10"]["value"] == stored["personas_trained"]
+    first = saved["tables"][0]["rankings"]["personas_trained"]["metrics"]["test"]
+    assert first["ndcg_at_10"]["value"] == stored["personas_trained"]
+    assert "personas trained" in (tmp_path / "evaluation" / "report.html").read_text()
 
     import mlflow
 
@@ -46,7 +54,11 @@ def test_the_report_reaches_the_warehouse_the_metadata_the_json_and_mlflow(tmp_p
     assert run.info.status == "FINISHED"
     assert run.data.metrics["personas_trained_ndcg_at_10"] == stored["personas_trained"]
     assert "valid_candidate_order_hr_at_5" in run.data.metrics
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.json", "report.md"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "report.json",
+        "report.md",
+        "report.html",
+    }
 
 
 def test_without_a_panel_the_report_is_empty_and_nothing_fails(tmp_path, monkeypatch):
@@ -93,7 +105,8 @@ def test_candidates_from_a_file_become_the_main_ones(tmp_path, monkeypatch):
     assert shop.database.rows("SELECT DISTINCT generator FROM candidates") == [("file",)]
     assert metadata["main_generator"].value == "file" and metadata["recall_at_20_file"].value == 1
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
-    assert report["valid"]["rankings"]["candidate_order"]["metrics"]["mrr_at_10"]["value"] == 1
+    order = report["tables"][0]["rankings"]["candidate_order"]
+    assert order["metrics"]["valid"]["mrr_at_10"]["value"] == 1
 
 
 def test_the_code_versions_follow_the_settings_that_each_asset_reads(tmp_path):
@@ -102,7 +115,8 @@ def test_the_code_versions_follow_the_settings_that_each_asset_reads(tmp_path):
         assert set(plain) == {asset.key.to_user_string() for asset in assets.ASSETS}
         return {name for name in plain if plain[name] != other[name]}
 
-    assert changed(depth=50) == changed(seed=8) == changed(candidates_file=tmp_path / "a.csv") == {"candidates"}
+    assert changed(seed=8) == changed(candidates_file=tmp_path / "a.csv") == {"candidates"}
+    assert changed(depth=50) == {"candidates", "evaluation_report"}
     readers = {"candidates", "champion_encoder", "evaluation_report"}
     assert changed(candidates=7) == changed(main_generator="als") == readers
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from persona4rec_pipeline.evaluation import assets
-from persona4rec_pipeline.evaluation.contest import hold_contest
-from persona4rec_pipeline.settings import EvaluationSettings, Settings
+from persona4rec_pipeline.evaluation.contest import Arena, Contest, hold_contest
+from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import ROLLED_BACK, RegisteredEncoder
 from persona4rec_tests.evaluation.builders import TASTES, HashEncoder, propose_with, shop_with_panel
 from persona4rec_tests.index.builders import DIMENSION
@@ -24,8 +24,19 @@ class TasteEncoder(HashEncoder):
         return np.eye(DIMENSION, dtype=np.float32)[tastes]
 
 
+class LateEncoder(HashEncoder):
+    """Puts every target last."""
+
+    def encode(self, texts):
+        return -TasteEncoder().encode(texts) if texts[0].startswith("Reader") else TasteEncoder().encode(texts)
+
+
 def registered(version, **tags):
     return RegisteredEncoder(version, Path(f"/encoders/{version}"), "run", f"fingerprint-{version}", tags)
+
+
+def arena_of(shop):
+    return Arena.read(shop.database, Settings(home=shop.home))
 
 
 @pytest.fixture
@@ -36,31 +47,36 @@ def shop(tmp_path):
 
 
 def decide(shop, monkeypatch, challenger, encoders=None):
-    made = encoders or {"2": TasteEncoder("new"), "1": HashEncoder("old")}
-    monkeypatch.setattr(assets, "_encoder", lambda settings, path: made[path.name])
-    return assets._decide(shop.database, Settings(home=shop.home), challenger, registered("1"))
+    made = encoders or {"2": TasteEncoder("new"), "1": LateEncoder("old")}
+    monkeypatch.setattr(assets, "_encoder", lambda warehouse, settings, encoder: made[encoder.version])
+    return assets._decide(arena_of(shop), shop.database, Settings(home=shop.home), challenger, registered("1"))
 
 
 def test_an_encoder_that_knows_the_taste_wins_with_the_figures_of_both(shop):
-    contest = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings())
+    contest = hold_contest(arena_of(shop), TasteEncoder(), LateEncoder())
     assert contest is not None and contest.is_won and contest.users == 6
     assert contest.gain == pytest.approx(contest.challenger - contest.champion)
     # Three items of the reader's taste are unseen at the time of the validation target, so it is among the first three.
-    assert contest.challenger >= 0.5 and contest.low <= contest.gain <= contest.high
+    assert contest.challenger >= 0.5 and 0 < contest.low <= contest.gain <= contest.high
+
+
+def test_a_gain_within_noise_is_no_victory():
+    assert Contest(100, 0.20, 0.22, 0.02, 0.001, 0.04).is_won
+    assert not Contest(100, 0.20, 0.22, 0.02, -0.001, 0.04).is_won
 
 
 def test_stored_vectors_do_not_enter_the_contest(shop):
-    before = hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings())
+    before = hold_contest(arena_of(shop), TasteEncoder(), HashEncoder())
     with shop.database.write() as connection:
         connection.execute("DELETE FROM persona_vectors; DELETE FROM interaction_vectors")
-    assert hold_contest(shop.database, TasteEncoder(), HashEncoder(), 0.9, 10, EvaluationSettings()) == before
+    assert hold_contest(arena_of(shop), TasteEncoder(), HashEncoder()) == before
 
 
 def test_the_better_one_is_promoted_and_the_worse_one_is_not(shop, monkeypatch):
     better, _ = decide(shop, monkeypatch, registered("2"))
     assert better.promoted and "version 2 against version 1: promoted; NDCG@10" in better.reason
-    worse, contest = decide(shop, monkeypatch, registered("2"), {"1": TasteEncoder("old"), "2": HashEncoder("new")})
-    assert not worse.promoted and "not better, so the champion stays" in worse.reason and contest.gain < 0
+    worse, contest = decide(shop, monkeypatch, registered("2"), {"1": TasteEncoder("old"), "2": LateEncoder("new")})
+    assert not worse.promoted and "not better beyond noise, so the champion stays" in worse.reason and contest.gain < 0
 
 
 def test_a_tie_keeps_the_champion(shop, monkeypatch):

@@ -1,4 +1,4 @@
-"""Four rankings of the same candidates."""
+"""Rankings of the same candidates, their tables, and the page."""
 
 from __future__ import annotations
 
@@ -8,157 +8,147 @@ import logging
 import numpy as np
 import pytest
 
-from persona4rec_pipeline.evaluation.panel import keys_of, read_candidates, read_targets
-from persona4rec_pipeline.evaluation.report import RankingResult, Report, evaluate
-from persona4rec_pipeline.index.build import IndexNotBuildable
-from persona4rec_pipeline.settings import EvaluationSettings
+from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.blending import Blend
+from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
+from persona4rec_pipeline.evaluation.report import Encoders, RankingResult, Report, Table, evaluate
+from persona4rec_pipeline.evaluation.report_page import render_report
+from persona4rec_pipeline.settings import Settings
 from persona4rec_tests.evaluation.builders import HashEncoder, propose_with, shop_with_panel
-from persona4rec_tests.index.builders import ENCODER, Shop
+from persona4rec_tests.evaluation.test_contest import TasteEncoder
+from persona4rec_tests.index.builders import Shop
 
-NAMES = ["candidate_order", "item_summary", "personas_untrained", "personas_trained"]
-
-
-def evaluated(shop: Shop, encoder: HashEncoder | None = None) -> Report:
-    settings = propose_with(shop, "ease")
-    return evaluate(shop.database, lambda: encoder or HashEncoder(), 0.9, 10, settings)
+NAMES = [
+    "candidate_order", "random", "item_summary", "single_persona", "personas_untrained", "personas_trained", "blend",
+]  # fmt: skip
 
 
-def test_the_report_has_four_rankings_of_all_users_of_the_panel(tmp_path):
+def evaluated(shop: Shop, encoders: Encoders | None = None, generators=("ease",), **evaluation) -> Report:
+    chosen = propose_with(shop, *generators, **evaluation)
+    trained = TasteEncoder("trained")
+    encoders = encoders or Encoders(HashEncoder("base"), trained, trained)
+    return evaluate(shop.database, encoders, Settings(home=shop.home, evaluation=chosen))
+
+
+def test_the_report_has_every_ranking_of_all_users_of_the_panel(tmp_path):
     report = evaluated(shop_with_panel(tmp_path))
-    assert [ranking.name for ranking in report.rankings] == NAMES
-    assert report.users == {"valid": 6, "test": 6}
-    table = report.table()
-    assert len(table) == 4 * 9
-    assert set(table["users"]) == {6}
-    assert table.groupby("ranking")["encoder"].first().to_dict() == {
-        "candidate_order": None, "item_summary": "base", "personas_untrained": "base", "personas_trained": ENCODER,
+    assert [(table.generator, table.depth) for table in report.tables] == [("ease", 20), ("ease", 100)]
+    assert [ranking.name for ranking in report.tables[0].rankings] == NAMES
+    assert report.users == {"valid": 6, "test": 6} and report.milliseconds > 0
+    rows = report.rows()
+    assert len(rows) == 2 * 7 * 9 and set(rows["users"]) == {6}
+    assert rows.groupby("ranking")["encoder"].first().to_dict() == {
+        "candidate_order": None, "random": None, "item_summary": "base", "single_persona": "trained",
+        "personas_untrained": "base", "personas_trained": "trained", "blend": "trained",
     }  # fmt: skip
 
 
-def test_the_candidate_order_is_scored_as_it_stands(tmp_path):
+def test_the_main_generator_comes_first_and_the_others_are_there(tmp_path):
+    report = evaluated(shop_with_panel(tmp_path), generators=("item_knn", "popularity", "als"), candidates=3)
+    assert [table.generator for table in report.tables][::2] == ["item_knn", "als", "popularity"]
+    assert [table.depth for table in report.tables] == [3, 100] * 3
+
+
+def test_the_candidate_order_is_scored_as_it_stands_to_its_depth(tmp_path):
     shop = shop_with_panel(tmp_path)
-    report = evaluated(shop)
-    lists = keys_of(read_candidates(shop.database, "test", "ease", 20))
+    table = evaluated(shop, candidates=3).tables[0]
+    lists = read_candidates(shop.database, "test", "ease", 3)
     targets = read_targets(shop.database, "test")
-    expected = [lists[user].index(item) + 1 if item in lists[user] else 0 for user, item in targets.items()]
-    assert report.rankings[0].ranks["test"].tolist() == expected
-
-
-def test_only_the_main_generator_counts_and_of_it_what_is_reranked(tmp_path):
-    shop = shop_with_panel(tmp_path)
-    settings = propose_with(shop, "item_knn", "popularity", candidates=3)
-    report = evaluate(shop.database, HashEncoder, 0.9, 10, settings)
-    lists = keys_of(read_candidates(shop.database, "test", "item_knn", 20))
-    expected = [
-        lists[user].index(item) + 1 if item in lists[user][:3] else 0
-        for user, item in read_targets(shop.database, "test").items()
-    ]
-    assert all(len(ranking) > 3 for ranking in lists.values())
-    assert report.rankings[0].ranks["test"].tolist() == expected
+    expected = [lists[user].keys.index(item) + 1 if item in lists[user].keys else 0 for user, item in targets.items()]
+    assert table.of["candidate_order"].ranks["test"].tolist() == expected
+    assert table.recall["test"] == np.mean(np.array(expected) > 0)
 
 
 def test_vectors_that_know_the_taste_bring_the_target_to_the_top(tmp_path):
-    report = evaluated(shop_with_panel(tmp_path))
-    trained = report.rankings[3].ranks["test"]
+    table = evaluated(shop_with_panel(tmp_path)).tables[0]
     # Three items of the reader's taste are unseen, and only those are near the profile.
-    assert ((trained >= 1) & (trained <= 3)).all()
-    assert report.rankings[3].estimates("test")["hr_at_5"].value == 1
+    assert set(table.of["personas_trained"].ranks["test"]) <= {1, 2, 3}
 
 
 def test_every_ranking_finds_the_same_targets_at_the_depth_of_the_candidates(tmp_path):
-    report = evaluated(shop_with_panel(tmp_path))
-    hits = {tuple(ranking.ranks["test"] > 0) for ranking in report.rankings}
-    assert len(hits) == 1
+    table = evaluated(shop_with_panel(tmp_path)).tables[0]
+    assert len({tuple(ranking.ranks["test"] > 0) for ranking in table.rankings}) == 1
 
 
-def test_the_base_encoder_reads_only_the_panel_and_its_candidates(tmp_path):
+def test_encoders_read_only_the_panel_and_its_candidates_and_no_critical_persona(tmp_path):
     encoder = HashEncoder()
     shop = shop_with_panel(tmp_path, panel=1)
-    evaluated(shop, encoder)
-    interactions = 3
-    proposed = read_candidates(shop.database, "test", "ease", 20)["u23"].keys
-    assert len(encoder.read) == interactions + 2 * len(proposed)
+    evaluated(shop, Encoders(encoder, None, encoder))
+    proposed = read_candidates(shop.database, "test", "ease", 100)["u23"].keys
+    # Three interactions; of each item its summary, its persona for three rows.
+    assert len(set(encoder.read)) == 3 + 2 * len(proposed)
     assert not any("Reader 2" in text for text in encoder.read), "a critical persona never makes a score"
 
 
-def test_an_untrained_champion_is_not_encoded_a_second_time(tmp_path):
-    encoder = HashEncoder(ENCODER)
+def test_without_a_trained_encoder_there_is_no_row_for_it(tmp_path):
+    base = HashEncoder()
+    table = evaluated(shop_with_panel(tmp_path), Encoders(base, None, base)).tables[0]
+    assert [ranking.name for ranking in table.rankings] == [name for name in NAMES if name != "personas_trained"]
+    assert list(table.steps()) == [
+        "item_summary over candidate_order", "personas_untrained over item_summary", "blend over personas_untrained",
+    ]  # fmt: skip
+
+
+def test_a_user_without_profile_keeps_the_candidate_order(tmp_path):
     shop = shop_with_panel(tmp_path)
-    report = evaluated(shop, encoder)
-    assert all("A summary of" in text for text in encoder.read)
-    assert not any("Reader" in text for text in encoder.read)
-    assert report.rankings[2].ranks["test"].tolist() == report.rankings[3].ranks["test"].tolist()
+    for row in shop.rows["reviews"]:
+        if row["user_id"] == "u23":
+            row["is_positive"] = row["is_positive"] and row["review_id"] in {
+                split["review_id"] for split in shop.rows["splits"] if split["split"] != "train"
+            }
+    table = evaluated(shop).tables[0]
+    place = sorted(read_targets(shop.database, "test")).index("u23")
+    ranks = {ranking.name: ranking.ranks["test"][place] for ranking in table.rankings if ranking.name != "random"}
+    assert set(ranks.values()) == {ranks["candidate_order"]}
+    assert table.segments["users with 0 interactions"].tolist() == [name == place for name in range(6)]
 
 
-def test_changing_a_held_out_review_changes_no_other_users_rank(tmp_path):
-    shop = shop_with_panel(tmp_path)
-    before = evaluated(shop)
-    held_out = {row["review_id"] for row in shop.rows["splits"] if row["split"] == "test"}
-    changed = next(row for row in shop.rows["reviews"] if row["review_id"] in held_out)
-    changed |= {"text": "Something else altogether.", "rating": 1.0, "is_positive": False}
-    after = evaluated(shop)
-    for one, other in zip(before.rankings, after.rankings, strict=True):
-        assert one.ranks["test"].tolist() == other.ranks["test"].tolist()
-
-
-def test_a_user_without_positive_history_keeps_the_candidate_order_in_every_row(tmp_path):
-    shop = shop_with_panel(tmp_path)
-    shop.interaction("zoe", "i01", split="test").interaction("zoe", "i02", split="valid", catalog="books")
-    report = evaluated(shop)
-    last = {ranking.name: int(ranking.ranks["test"][-1]) for ranking in report.rankings}
-    assert len(set(last.values())) == 1
-
-
-def test_a_candidate_without_personas_keeps_its_place(tmp_path):
-    shop = shop_with_panel(tmp_path).store()
-    lost = set(read_targets(shop.database, "test").values())
-    for table in ("personas", "persona_vectors"):
-        shop.rows[table] = [row for row in shop.rows[table] if f"{row['catalog']}/{row['item_id']}" not in lost]
-    before, _, after, _ = evaluated(shop).rankings
-    assert after.ranks["test"].tolist() == before.ranks["test"].tolist()
-    assert after.ranks["valid"].tolist() != before.ranks["valid"].tolist()
-
-
-def test_without_a_panel_there_is_a_warning_an_empty_report_and_no_encoder(tmp_path, caplog):
-    shop = shop_with_panel(tmp_path, panel=0)
-
-    def no_encoder() -> HashEncoder:
-        raise AssertionError("nothing to encode")
-
-    shop.store()
+def test_without_a_panel_the_report_is_empty_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        report = evaluate(shop.database, no_encoder, 0.9, 10, EvaluationSettings())
-    assert "Nobody is in the evaluation panel" in caplog.text
-    assert report.table().empty
+        report = evaluated(shop_with_panel(tmp_path, panel=0))
+    assert not report.tables and report.rows().empty and "splits.panel_fraction" in caplog.text
     assert "No user of the panel" in report.markdown()
-    assert report.to_dict()["test"] == {"users": 0, "rankings": {}}
+    assert "Nobody is in the evaluation panel" in render_report(report, Settings(home=tmp_path))
 
 
-def test_vectors_of_two_encoders_are_refused(tmp_path):
-    shop = shop_with_panel(tmp_path)
-    shop.rows["interaction_vectors"][0]["encoder"] = "another"
-    with pytest.raises(IndexNotBuildable, match="2 encoders"):
-        evaluated(shop)
+def result(name, *ranks):
+    return RankingResult(name, None, {split: np.array(ranks) for split in ("valid", "test")})
 
 
-def test_the_gain_is_measured_user_by_user():
-    one = RankingResult("one", None, {"test": np.array([1, 0, 2])})
-    other = RankingResult("other", None, {"test": np.array([1, 0, 2])})
-    gain = one.gain_over(other, "test")
-    assert (gain.value, gain.low, gain.high) == (0, 0, 0)
+def test_gains_are_paired_by_user_and_corrected_for_the_number_of_rows():
+    ranks = [1] * 40 + [0] * 60
+    better, lucky = [1] * 70 + [0] * 30, [1] * 41 + [0] * 59
+    table = Table(
+        "ease", 20, {"valid": 100, "test": 100}, {"valid": 1.0, "test": 1.0},
+        [result("candidate_order", *ranks), result("personas_trained", *better), result("blend", *lucky)],
+        Blend("score", 0.5), {},
+    )  # fmt: skip
+    gain = table.of["personas_trained"].gain_over(table.rankings[0], "test")
+    assert gain.value == pytest.approx(0.3) and 0.2 < gain.low < gain.high < 0.4
+    p = table.p_values()
+    assert p["personas_trained"] < 0.001 and p["blend"] == 1
+    same = result("same", *ranks).gain_over(table.rankings[0], "test")
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert table.steps()["blend over personas_trained"].value == pytest.approx(-0.29)
 
 
-def test_the_report_is_saved_as_json_and_equal_reports_are_equal_bytes(tmp_path):
+def test_the_report_is_saved_as_json_with_segments_and_exposure(tmp_path):
     shop = shop_with_panel(tmp_path / "home")
-    evaluated(shop).save(tmp_path / "a" / "report.json")
-    evaluated(shop).save(tmp_path / "b" / "report.json")
-    first, second = ((tmp_path / name / "report.json").read_bytes() for name in "ab")
-    assert first == second
-    metrics = json.loads(first)["test"]["rankings"]["personas_trained"]["metrics"]["ndcg_at_10"]
-    assert metrics["low"] <= metrics["value"] <= metrics["high"]
+    evaluated(shop).save(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    trained = saved["tables"][0]["rankings"]["personas_trained"]
+    found = trained["metrics"]["test"]["ndcg_at_10"]
+    assert found["low"] <= found["value"] <= found["high"]
+    assert trained["segments"]["users with 2 to 4 interactions"]["users"] == 6
+    assert 0 < trained["exposure"]["coverage"] <= 1
 
 
-def test_the_markdown_names_every_ranking_its_interval_and_its_gain(tmp_path):
-    text = evaluated(shop_with_panel(tmp_path)).markdown()
-    assert all(name.replace("_", "\\_") in text for name in NAMES)
+def test_the_page_and_the_markdown_show_every_ranking_and_load_nothing(tmp_path):
+    report = evaluated(shop_with_panel(tmp_path), generators=("ease", "popularity"))
+    page, text = render_report(report, Settings(home=tmp_path)), report.markdown()
+    for name in NAMES:
+        assert name.replace("_", " ") in page and name.replace("_", "\\_") in text
     assert "6 users, split test" in text
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    value = metrics.means(report.tables[0].of["blend"].ranks["test"])["ndcg_at_10"]
+    assert f"{value:.4f}" in page

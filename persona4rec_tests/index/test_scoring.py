@@ -129,3 +129,31 @@ def test_an_item_with_only_critical_personas_has_no_score():
         np.array([1, 0], np.float32), np.eye(2, dtype=np.float16), np.array([0, 2]), np.array([-1, -1], np.int8)
     )
     assert scores.tolist() == [float("-inf")] and winners.tolist() == [-1]
+
+
+def test_the_blend_is_the_weighted_sum_of_both_standardised():
+    candidate, persona = np.array([3.0, 2.0, 1.0]), np.array([0.1, 0.3, 0.2])
+    deviation = np.sqrt(2 / 3)
+    expected = 0.75 * np.array([1, 0, -1]) / deviation + 0.25 * np.array([-1, 1, 0]) / deviation
+    np.testing.assert_allclose(scoring.blend(candidate, persona, 0.25), expected)
+    logs = -np.log2([1, 2, 3])
+    by_rank = 0.75 * (logs - logs.mean()) / logs.std() + 0.25 * np.array([-1, 1, 0]) / deviation
+    np.testing.assert_allclose(scoring.blend(candidate, persona, 0.25, "rank"), by_rank)
+
+
+def test_in_the_blend_an_item_without_favourable_persona_counts_as_the_least_similar_and_an_unknown_one_stays_unknown():
+    persona = np.array([0.5, -np.inf, 0.1, np.nan])
+    blended = scoring.blend(np.array([4.0, 3.0, 2.0, 1.0]), persona, 1.0)
+    assert blended[1] == blended[2] < blended[0] and np.isnan(blended[3])
+    none = scoring.blend(np.array([2.0, 1.0]), np.array([-np.inf, -np.inf]), 0.5)
+    assert none[0] > none[1], "where no candidate has a persona the candidate order decides"
+    flat = scoring.blend(np.array([1.0, 1.0]), np.array([0.2, 0.4]), 0.5)
+    assert flat[1] > flat[0]
+
+
+def test_a_half_life_halves_what_is_that_much_older_than_the_newest():
+    offsets, days = np.array([0, 2, 3]), np.array([100.0, 70.0, 5.0])
+    np.testing.assert_allclose(scoring.history_weights(offsets, 0.9, days, 30.0), [1, 0.45, 1])
+    np.testing.assert_allclose(scoring.history_weights(offsets, 0.9), [1, 0.9, 1])
+    with pytest.raises(ValueError, match="times"):
+        scoring.history_weights(offsets, 0.9, None, 30.0)

@@ -183,3 +183,35 @@ def test_one_catalogue_at_a_time_gives_the_same_splits_as_all_at_once(tmp_path):
     assert drawn(apart) == "ttt"
     assert assign_splits(apart.database, apart.settings, "films")["targets"] == 2
     assert drawn(apart) == drawn(together)
+
+
+def test_from_a_date_on_everything_is_held_out_and_the_first_new_like_after_it_is_the_target(tmp_path):
+    # Days 0 to 9; the test begins on day 7, and of the seven before it the last is for validation.
+    workshop = Workshop(tmp_path, splits={"protocol": "temporal", "as_of": "2020-01-08", "valid_share": 0.1})
+    workshop.store_reviews(
+        history("ann", "++++++++++")
+        + history("ben", "------+--+", "other")
+        + history("cleo", "-++", first_day=7)
+        + history("dora", "+", first_day=0)
+    )
+    assign_splits(workshop.database, workshop.settings)
+    assert drawn(workshop, "ann") == "ttttttVEee"
+    assert drawn(workshop, "ben") == "ttttttVeeE"
+    assert drawn(workshop, "cleo") == "eEe", "who is new has a target, too"
+    assert drawn(workshop, "dora") == "t"
+
+
+def test_what_a_user_met_before_is_no_target(tmp_path):
+    workshop = Workshop(tmp_path, splits={"protocol": "temporal", "as_of": "2020-01-03"})
+    workshop.store_reviews(
+        [review("ann", item, day, rating=5) for day, item in enumerate(["dune", "emma", "dune", "ulysses"])]
+    )
+    assign_splits(workshop.database, workshop.settings)
+    assert drawn(workshop) == "tVeE"
+
+
+def test_without_a_date_the_last_tenth_is_the_test(tmp_path):
+    workshop = Workshop(tmp_path, splits={"protocol": "temporal"})
+    workshop.store_reviews(history("ann", "+" * 40))
+    assign_splits(workshop.database, workshop.settings)
+    assert drawn(workshop).lower() == "t" * 31 + "v" * 4 + "e" * 5
