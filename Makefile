@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # More arguments for pip. On Linux, PyPI's torch is the CUDA build; for the CPU build name PyTorch's own index:
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
-# Processes that run tests side by side (2 take two thirds of the time); 0: one after the other, as a plain `pytest` does.
-TEST_WORKERS ?= 0
+# Processes that run tests side by side; 0: one after the other, as a plain `pytest` does.
+TEST_WORKERS ?= 2
 PERSONA4REC_HOME ?= $(CURDIR)/var
 export PERSONA4REC_HOME
 # Nothing is fetched at run time, and nobody is told that you run it.

@@ -41,7 +41,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ({"alignment": {"max_entropy": 0.8}}, {"alignment_pairs"}),
         ({"alignment": {"flat_pairs": "drop", "flat_entropy": 0.5}}, {"persona_encoder"}),
         ({"encoder": {"learning_rate": 1e-4}}, {"persona_encoder"}),
-        ({"evaluation": {"depth": 50}}, {"candidates"}),
+        ({"evaluation": {"depth": 50}}, {"candidates", "evaluation_report"}),
         ({"evaluation": {"candidates": 50}}, {"candidates", "champion_encoder", "evaluation_report"}),
         ({"index": {"keep_generations": 9}, "serving": {"port": 9}, "warehouse": {"threads": 1}}, set()),
         ({"schedules": {"nightly": "5 5 * * *"}, "incoming": {"settle_s": 5}}, set()),
