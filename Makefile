@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # More arguments for pip. On Linux, PyPI's torch is the CUDA build; for the CPU build name PyTorch's own index:
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
-# Processes that run tests side by side; 0: one after the other, as a plain `pytest` does.
+# Processes that run tests side by side, those of a file in one, as they share fixtures; 0: one after the other, as a plain `pytest` does.
 TEST_WORKERS ?= 2
 PERSONA4REC_HOME ?= $(CURDIR)/var
 export PERSONA4REC_HOME
@@ -33,7 +33,7 @@ demo: setup
 	@$(OFFLINE) $(BIN)/persona4rec demo
 
 test: setup
-	$(OFFLINE) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(OFFLINE) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff format --check .

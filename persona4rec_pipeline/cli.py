@@ -192,6 +192,32 @@ def backfill(
 
 
 @app.command()
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those made before count.")] = 30,
+    minutes: Annotated[float | None, typer.Option(help="Begin no further trial after so many minutes.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="head, lora or full; may be given several times.")] = None,
+) -> None:
+    """Choose the settings of the encoder on the panel's validation targets. Killed, it goes on; nothing served is touched."""
+    from persona4rec_pipeline.encoder.training import LEARNING_RATES
+    from persona4rec_pipeline.tuning import tune as search
+
+    for name in method or ():
+        if name not in LEARNING_RATES:
+            raise ValueError(f"There is no method {name!r}; take {', '.join(LEARNING_RATES)}.")
+    found = search(load_settings(), trials, minutes, method or (), lambda line: out.print(f"  {escape(line)}"))
+    out.print(
+        f"{len(found.trials)} trials; NDCG@10 {found.best.mean:.4f}, with the current settings {found.current.mean:.4f}"
+    )
+    out.print(f"gain {found.gain.value:+.4f} (95 % interval {found.gain.low:+.4f} to {found.gain.high:+.4f})")
+    if found.changes():
+        out.print(
+            "To take it over, in persona4rec.toml (the best of many looks better than it is; backtest it):\n\n\\[encoder]"
+        )
+        for name, value in found.changes().items():
+            out.print(f"{name} = {escape(json.dumps(value))}")
+
+
+@app.command()
 def backtest(
     protocol: Annotated[
         str, typer.Option(help="temporal: what came after a date; loo: the last liked items of every user.")

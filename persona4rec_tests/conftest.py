@@ -31,14 +31,3 @@ def home_with_model(tmp_path_factory) -> Path:
         # Whoever needs the model first converts it here, whichever tests run.
         (home / "models").mkdir()
     return home
-
-
-# First, as xdist reads the groups in a hook of its own.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In parallel, the tests of a file stay together, as they share fixtures, and one engine runs at a time."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
