@@ -158,7 +158,7 @@ def champion_encoder(
         "review_aspects",
     ],
     description="Candidate order, random order, item summaries, one persona per item, personas with the untrained and with the "
-    "trained encoder, and the blend that is served, on the same candidates of each generator: HR, MRR and NDCG at 5, 10 and "
+    "trained encoder, and a blend with learned weights, on the same candidates of each generator: HR, MRR and NDCG at 5, 10 and "
     "20 with intervals, users that are missed included; segments, exposure, significance.",
 )
 @patient

@@ -1,4 +1,4 @@
-"""How much of the served order comes from the personas: learned on validation targets, never below the candidate order.
+"""How much the personas count beside the candidate order: learned on validation targets, never below the candidate order there.
 
 Belongs here: the choice of weights, and the record of it. Does not belong here: the blend itself (`index/scoring.py`), which
 serving calls as well.

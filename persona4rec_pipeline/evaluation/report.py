@@ -8,7 +8,7 @@ The rows, each on the candidates of one generator:
 - `item_summary`: profile against the item's summary, base encoder: what personas must beat;
 - `single_persona`: profile against the one persona that most reviews speak for, newest encoder;
 - `personas_untrained`, `personas_trained`: profile against personas, base encoder and the one trained last;
-- `blend`: candidate order and personas of the encoder in use, as served; its weights are learned on validation targets.
+- `blend`: candidate order and personas of the encoder in use; its weights are learned on validation targets.
 A profile comes from the user's most recent positive train interactions alone. A user without any keeps the candidate
 order in every row but `random`. Items are named by their keys, `catalog || '/' || item_id`, as in `candidates`.
 """

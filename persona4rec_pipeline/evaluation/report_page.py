@@ -22,7 +22,7 @@ ROWS = {
     "single_persona": "the one persona that most reviews speak for, trained encoder",
     "personas_untrained": "nearest persona, base encoder",
     "personas_trained": "nearest persona, trained encoder",
-    "blend": "candidate order and personas of the encoder in use, as served",
+    "blend": "candidate order and personas of the encoder in use, weights learned",
 }
 PROTOCOLS = {
     "last_positive": "The last two liked items of each user of the panel are held out, with all that came after them.",
@@ -47,6 +47,6 @@ def render_report(report: Report, settings: Settings) -> str:
         split=REPORTED_SPLIT,
         headline=HEADLINE,
         first=CANDIDATE_ORDER,
-        served=BLEND,
+        blended=BLEND,
         estimate=Estimate.of,
     )
