@@ -134,10 +134,13 @@ def test_recommendations_come_with_a_reason_and_leave_out_what_was_read(settings
     assert not {entry.item_id for entry in found} & {item_id for (item_id,) in seen}
 
 
-def test_the_report_has_the_four_rows_and_users(settings):
+def test_the_report_has_every_row_for_all_users(settings):
     rows = open_warehouse(settings).rows("SELECT DISTINCT ranking, users FROM evaluation_report")
     assert {ranking for ranking, _ in rows} == {
         "candidate_order",
+        "random",
+        "single_persona",
+        "blend",
         "item_summary",
         "personas_untrained",
         "personas_trained",
