@@ -349,6 +349,21 @@ class EvaluationSettings(Group):
     bpr_learning_rate: float = Field(0.05, gt=0, description="Learning rate of BPR.")
     bpr_regularization: float = Field(0.01, ge=0, description="L2 regularisation of BPR.")
     seed: int = Field(7, ge=0, description="Seed of the first factors of ALS and BPR, and of BPR's samples.")
+    rerankers: ListSetting[Literal["llm_pointwise", "llm_pointwise_few_shot", "llm_listwise", "llm_profile_score"]] = (
+        Field(
+            [],
+            description="Language-model rerankers that the report compares with, on the model of `generation`; none, as each asks "
+            "the model about every candidate of every compared user.",
+        )
+    )
+    reranked_users: int = Field(
+        100, ge=1, description="Users of the panel on whom they are compared, the same ones each time."
+    )
+    extractive_row: bool = Field(
+        False,
+        description="Whether the report compares with extractive personas, where a model writes the served ones. They are made "
+        "for it alone, of every item among the main generator's candidates.",
+    )
 
     @field_validator("candidates_file")
     @classmethod

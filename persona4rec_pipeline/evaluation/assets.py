@@ -3,14 +3,15 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 
-from persona4rec_pipeline.automation import patient
+from persona4rec_pipeline.automation import MODEL_POOL, patient
 from persona4rec_pipeline.embedding import TextEncoder
 from persona4rec_pipeline.encoder.assets import register_base
 from persona4rec_pipeline.encoder.stored import base_encoder, forget_others, registered_encoder
@@ -32,18 +33,25 @@ from persona4rec_pipeline.evaluation.candidates_file import read_candidates_file
 from persona4rec_pipeline.evaluation.contest import Arena, Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
-from persona4rec_pipeline.evaluation.panel import read_slate
+from persona4rec_pipeline.evaluation.panel import Described, describe, read_slate
+from persona4rec_pipeline.evaluation.peers import ask_rerankers
 from persona4rec_pipeline.evaluation.quality_page import report_quality, version_of
 from persona4rec_pipeline.evaluation.report import HEADLINE, REPORTED_SPLIT, Encoders, Report, evaluate
 from persona4rec_pipeline.evaluation.report_page import render_report
+from persona4rec_pipeline.generation import LanguageModel
+from persona4rec_pipeline.personas.assets import catalog_domains
+from persona4rec_pipeline.personas.domains import Domain
+from persona4rec_pipeline.personas.persona import Persona
+from persona4rec_pipeline.personas.refresh import extractive_personas
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import BLEND_TAG, CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "2", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "3", "quality_report": "1"}
 EXPERIMENT = "evaluation"
+_NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row"}
 
 
 @dg.asset(
@@ -145,6 +153,8 @@ def champion_encoder(
 
 
 @dg.asset(
+    # For the rerankers, where the report is to compare with them.
+    pool=MODEL_POOL,
     group_name="evaluation",
     kinds={"duckdb", "mlflow"},
     deps=[
@@ -159,7 +169,8 @@ def champion_encoder(
     ],
     description="Candidate order, random order, item summaries, one persona per item, personas with the untrained and with the "
     "trained encoder, and a blend with learned weights, on the same candidates of each generator: HR, MRR and NDCG at 5, 10 and "
-    "20 with intervals, users that are missed included; segments, exposure, significance.",
+    "20 with intervals, users that are missed included; segments, exposure, significance, costs. Where asked for, language-model "
+    "rerankers and extractive personas beside them.",
 )
 @patient
 def evaluation_report(
@@ -167,8 +178,20 @@ def evaluation_report(
     warehouse: dg.ResourceParam[Database],
     settings: dg.ResourceParam[Settings],
     tracking: dg.ResourceParam[Tracking],
+    language_model: dg.ResourceParam[LanguageModel],
+    text_encoder: dg.ResourceParam[TextEncoder],
 ) -> dg.MaterializeResult:
-    report = evaluate(warehouse, _encoders(warehouse, settings, tracking), settings)
+    names, say = settings.evaluation.rerankers, context.log.info
+    domains = catalog_domains(warehouse, settings)
+    report = evaluate(
+        warehouse,
+        encoders_in_use(warehouse, settings, tracking),
+        settings,
+        (lambda keys: _extractive(warehouse, settings, text_encoder, domains, keys, say))
+        if settings.evaluation.extractive_row and not language_model.is_extractive
+        else None,
+        (lambda slate: ask_rerankers(warehouse, slate, names, language_model, domains, say)) if names else None,
+    )
     table = report.rows()
     warehouse.replace("evaluation_report", table)
     path = settings.home / "evaluation" / "report.json"
@@ -226,6 +249,23 @@ def quality_report(
     )
 
 
+def _extractive(
+    warehouse: Database,
+    settings: Settings,
+    text_encoder: TextEncoder,
+    domains: Mapping[str, Domain],
+    keys: Sequence[str],
+    say: Callable[[str], None],
+) -> Described:
+    """Extractive personas of these items, those that are in a catalogue."""
+    found: dict[str, list[Persona]] = defaultdict(list)
+    for catalog, domain in domains.items():
+        items = [key.removeprefix(f"{catalog}/") for key in keys if key.startswith(f"{catalog}/")]
+        for persona in extractive_personas(warehouse, catalog, domain, items, settings, text_encoder, say):
+            found[f"{catalog}/{persona.item_id}"].append(persona)
+    return describe(found)
+
+
 ASSETS = [candidates, champion_encoder, evaluation_report, quality_report]
 
 
@@ -235,9 +275,19 @@ def code_versions(settings: Settings) -> dict[str, str]:
     profile = [encoder.max_seq_length, encoder.max_history, encoder.recency_decay, encoder.half_life_days]
     reranked = [settings.evaluation.main_generator, settings.evaluation.candidates]
     parts: dict[str, list[object]] = {
-        "candidates": [settings.evaluation.model_dump(mode="json"), _state_of(settings.evaluation.candidates_file)],
+        "candidates": [
+            settings.evaluation.model_dump(mode="json", exclude=_NOT_OF_CANDIDATES),
+            _state_of(settings.evaluation.candidates_file),
+        ],
         "champion_encoder": [*profile, *reranked],
-        "evaluation_report": [encoder.base_model, *profile, *reranked, settings.evaluation.depth],
+        "evaluation_report": [
+            encoder.base_model,
+            *profile,
+            *reranked,
+            settings.evaluation.depth,
+            settings.evaluation.extractive_row,
+            *_peers_of(settings),
+        ],
         "quality_report": [
             settings.personas.embedding_model,
             settings.personas.duplicate_similarity,
@@ -249,6 +299,23 @@ def code_versions(settings: Settings) -> dict[str, str]:
         name: hashlib.sha256(json.dumps([LOGIC_VERSIONS[name], *part]).encode()).hexdigest()[:12]
         for name, part in parts.items()
     }
+
+
+def encoders_in_use(warehouse: Database, settings: Settings, tracking: Tracking) -> Encoders:
+    """Base, newest and champion, as the report compares them."""
+    base = base_encoder(warehouse, settings.encoder)
+    newest, champion = tracking.encoder(CHALLENGER), tracking.champion()
+    return Encoders(
+        base=base,
+        newest=None if newest is None else _encoder(warehouse, settings, newest),
+        used=base if champion is None else _encoder(warehouse, settings, champion),
+    )
+
+
+def _peers_of(settings: Settings) -> list[object]:
+    """What the rerankers of the report depend on; nothing where it has none."""
+    names = settings.evaluation.rerankers
+    return [*names, settings.evaluation.reranked_users, settings.generation.model] if names else []
 
 
 def _state_of(path: Path | None) -> list[int] | None:
@@ -310,16 +377,6 @@ def _decide(
 
 def _encoder(warehouse: Database, settings: Settings, encoder: RegisteredEncoder) -> contests.TextEncoder:
     return registered_encoder(warehouse, settings.encoder, encoder)
-
-
-def _encoders(warehouse: Database, settings: Settings, tracking: Tracking) -> Encoders:
-    base = base_encoder(warehouse, settings.encoder)
-    newest, champion = tracking.encoder(CHALLENGER), tracking.champion()
-    return Encoders(
-        base=base,
-        newest=None if newest is None else _encoder(warehouse, settings, newest),
-        used=base if champion is None else _encoder(warehouse, settings, champion),
-    )
 
 
 def _headlines(report: Report) -> dict[str, float]:

@@ -20,6 +20,7 @@ from persona4rec_pipeline.evaluation.candidates import CandidateList
 from persona4rec_pipeline.index import scoring
 from persona4rec_pipeline.index.build import HISTORIES, POSITIVE_TRAIN
 from persona4rec_pipeline.index.files import POLARITY
+from persona4rec_pipeline.personas.persona import Persona
 from persona4rec_pipeline.settings import EncoderSettings
 from persona4rec_pipeline.warehouse.database import Database
 
@@ -220,6 +221,22 @@ def read_personas(database: Database, keys: Sequence[str]) -> Described:
         keys=rows["key"].to_numpy(dtype=object),
         texts=[persona_text(row["name"], row["description"], row["preference_rationale"]) for row in records(rows)],
         polarity=rows["polarity"].map(POLARITY).to_numpy(np.int8),
+    )
+
+
+def describe(personas: Mapping[str, Sequence[Persona]]) -> Described:
+    """Personas of items, by key, as `read_personas` has those of the warehouse."""
+    rows: list[tuple[str, str, str]] = []
+    for key, found in sorted(personas.items()):
+        favourable = [persona for persona in found if persona.polarity != "critical"]
+        rows += [
+            (key, persona_text(persona.name, persona.description, persona.preference_rationale), persona.polarity)
+            for persona in favourable or found[:1]
+        ]
+    return Described(
+        keys=np.array([key for key, _, _ in rows], dtype=object),
+        texts=[text for _, text, _ in rows],
+        polarity=np.array([POLARITY[polarity] for _, _, polarity in rows], np.int8),
     )
 
 

@@ -9,6 +9,8 @@ The rows, each on the candidates of one generator:
 - `single_persona`: profile against the one persona that most reviews speak for, newest encoder;
 - `personas_untrained`, `personas_trained`: profile against personas, base encoder and the one trained last;
 - `blend`: candidate order and personas of the encoder in use; its weights are learned on validation targets.
+- `extractive_personas`, where asked for and a model writes the served ones: those of the rules, newest encoder;
+- `llm_...`, where asked for, on a sample of the users and in a table of their own: language-model rerankers (`peers.py`).
 A profile comes from the user's most recent positive train interactions alone. A user without any keeps the candidate
 order in every row but `random`. Items are named by their keys, `catalog || '/' || item_id`, as in `candidates`.
 """
@@ -20,8 +22,8 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ from persona4rec_pipeline.evaluation.panel import (
     target_ranks,
     top_keys,
 )
+from persona4rec_pipeline.evaluation.peers import Cost, Peer, sample_users
 from persona4rec_pipeline.evaluation.segments import segments
 from persona4rec_pipeline.evaluation.significance import bootstrap_interval, holm, permutation_test
 from persona4rec_pipeline.index import scoring
@@ -59,6 +62,7 @@ CANDIDATE_ORDER = "candidate_order"
 RANDOM = "random"
 ITEM_SUMMARY = "item_summary"
 SINGLE_PERSONA = "single_persona"
+EXTRACTIVE_PERSONAS = "extractive_personas"
 PERSONAS_UNTRAINED = "personas_untrained"
 PERSONAS_TRAINED = "personas_trained"
 BLEND = "blend"
@@ -193,7 +197,7 @@ class Table:
                     "encoder": ranking.encoder,
                     "metrics": {
                         where: {name: vars(estimate) for name, estimate in ranking.estimates(where).items()}
-                        for where in SPLITS
+                        for where in ranking.ranks
                     },
                     "gain_over_candidate_order": vars(ranking.gain_over(self.rankings[0], split)),
                     "p": p_values.get(ranking.name),
@@ -217,13 +221,16 @@ class Table:
 class Report:
     """All tables, that of the main generator and the usual depth first; without a panel there are none.
 
-    users: users with a target, by split. milliseconds: median time of ranking one user's list by personas, with the blend,
-    from the profile on; None without a table.
+    users: users with a target, by split. costs: what a request takes with a row of the first table, or of `peers`. peers:
+    all rows of the first table and the language-model rerankers on a sample of its users; None where none was asked.
+    model: the one that they ran on.
     """
 
     tables: Sequence[Table]
     users: Mapping[str, int]
-    milliseconds: float | None = None
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    peers: Table | None = None
+    model: str | None = None
 
     def rows(self) -> pd.DataFrame:
         """The rows of the table `evaluation_report`."""
@@ -246,8 +253,9 @@ class Report:
         """As JSON types."""
         return {
             "users": dict(self.users),
-            "milliseconds_per_request": self.milliseconds,
+            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
             "tables": [table.to_dict() for table in self.tables],
+            "rerankers": None if self.peers is None else {"model": self.model, **self.peers.to_dict()},
         }
 
     def save(self, path: Path) -> None:
@@ -270,8 +278,19 @@ class Encoders:
     used: TextEncoder
 
 
-def evaluate(database: Database, encoders: Encoders, settings: Settings) -> Report:
+AskPeers = Callable[[Slate], Sequence[Peer]]
+
+
+def evaluate(
+    database: Database,
+    encoders: Encoders,
+    settings: Settings,
+    extractive: Callable[[Sequence[str]], Described] | None = None,
+    ask_peers: AskPeers | None = None,
+) -> Report:
     """Rank the candidates of the warehouse in every way and compare.
+
+    extractive: makes the extractive personas of items, given by their keys. ask_peers: lets language models rerank a slate.
 
     Every generator with candidates gets a table for the first `evaluation.candidates` and one for `evaluation.depth`.
     Encoded are only the interactions of the panel's users and the items among their candidates. Without panel users the
@@ -289,16 +308,29 @@ def evaluate(database: Database, encoders: Encoders, settings: Settings) -> Repo
         for name in sorted(generators, key=[*GENERATORS, *generators].index)
         for split in SPLITS
     }
-    rows = _rows(database, encoders, settings, list(slates.values()))
-    popularity = _popularity(database)
     main = read_main_generator(database, settings.evaluation)
+    rows = _rows(database, encoders, settings, list(slates.values()))
+    if extractive is not None:
+        of_main = {key for split in SPLITS for found in slates[main, split].keys for key in found}
+        personas, like = extractive(sorted(of_main)), rows[SINGLE_PERSONA]
+        rows[EXTRACTIVE_PERSONAS] = replace(like, described=personas, vectors=like.encoder.encode(personas.texts))
+    popularity = _popularity(database)
     tables = [
         _table(name, depth, {split: slates[name, split].first(depth) for split in SPLITS}, rows, encoders, popularity)
         for name in sorted({name for name, _ in slates}, key=lambda name: (name != main, name))
         for depth in depths
     ]
-    timed = slates[main, REPORTED_SPLIT].first(settings.evaluation.candidates)
-    return Report(tables, users, _milliseconds(timed, rows[PERSONAS_UNTRAINED], tables[0].blend))
+    first = slates[main, REPORTED_SPLIT].first(settings.evaluation.candidates)
+    [table] = [found for found in tables if (found.generator, found.depth) == (main, settings.evaluation.candidates)]
+    costs = {
+        name: Cost(_milliseconds(first, row, table.blend if name == BLEND else None)) for name, row in rows.items()
+    }
+    if ask_peers is None:
+        return Report(tables, users, costs)
+    sampled = sample_users(first, settings.evaluation.reranked_users)
+    peers = ask_peers(_of_users(first, sampled))
+    costs |= {peer.name: peer.cost for peer in peers}
+    return Report(tables, users, costs, _peer_table(table, sampled, peers), settings.generation.model)
 
 
 @dataclass(frozen=True)
@@ -411,7 +443,7 @@ def _exposure(slate: Slate, scores: np.ndarray, popularity: pd.Series, summaries
     return exposure(lists, popularity.to_numpy(), vectors)
 
 
-def _milliseconds(slate: Slate, row: _Row, blend: Blend) -> float | None:
+def _milliseconds(slate: Slate, row: _Row, blend: Blend | None) -> float | None:
     """Median time of one request: from the profile to the order of the candidates."""
     described, times = row.described, []
     for place, user in enumerate(slate.users[:TIMED_REQUESTS]):
@@ -421,7 +453,37 @@ def _milliseconds(slate: Slate, row: _Row, blend: Blend) -> float | None:
         items = np.array([described.row_of.get(key, -1) for key in keys], np.int64)
         began = time.perf_counter()
         found, _ = scoring.score_candidates(profile, items, row.vectors, described.offsets, described.polarity)
-        weight = blend.weight_for(int(slate.interactions[place]))
-        scoring.order_candidates(scoring.blend(slate.scores[place, : len(keys)], found, weight, blend.normalisation))
+        if blend is not None:
+            weight = blend.weight_for(int(slate.interactions[place]))
+            found = scoring.blend(slate.scores[place, : len(keys)], found, weight, blend.normalisation)
+        scoring.order_candidates(found)
         times.append(time.perf_counter() - began)
     return float(np.median(times) * 1000) if times else None
+
+
+def _of_users(slate: Slate, rows: np.ndarray) -> Slate:
+    return Slate(
+        users=[slate.users[row] for row in rows],
+        targets=[slate.targets[row] for row in rows],
+        keys=[slate.keys[row] for row in rows],
+        scores=slate.scores[rows],
+        interactions=slate.interactions[rows],
+    )
+
+
+def _peer_table(table: Table, sampled: np.ndarray, peers: Sequence[Peer]) -> Table:
+    """The rankings of `table` on the sampled users alone, and those of the peers."""
+    split = REPORTED_SPLIT
+    known = [
+        RankingResult(ranking.name, ranking.encoder, {split: ranking.ranks[split][sampled]})
+        for ranking in table.rankings
+    ]
+    asked = [RankingResult(peer.name, None, {split: peer.ranks}) for peer in peers]
+    found = table.of[RANDOM].ranks[split][sampled] > 0
+    return replace(
+        table,
+        users={split: len(sampled)},
+        recall={split: float(found.mean())},
+        rankings=[*known, *asked],
+        segments={},
+    )

@@ -105,6 +105,10 @@ class LanguageModel:
         """
         return {"temperature": 0.0, "retry_temperature": self.settings.generation.retry_temperature}
 
+    def without_ledger(self) -> LanguageModel:
+        """The same engine, paying for everything and remembering nothing: to take times. Closing one closes both."""
+        return LanguageModel(self.settings, engine=self._running())
+
     def key(self, request: Request) -> str:
         """SHA-256 (hexadecimal) of everything that decides the answer; the subject is not part of it."""
         content = {

@@ -244,6 +244,12 @@ def catalog_domain(warehouse: Database, settings: Settings, catalog: str) -> Dom
     return get_domain((found[0][0] if found else None) or settings.personas.domain)
 
 
+def catalog_domains(warehouse: Database, settings: Settings) -> dict[str, Domain]:
+    """`catalog_domain` of every catalogue that has items."""
+    names = warehouse.rows("SELECT DISTINCT catalog FROM items ORDER BY 1")
+    return {name: catalog_domain(warehouse, settings, name) for (name,) in names}
+
+
 def summaries_to_ask_for(warehouse: Database, settings: Settings, catalog: str, model: LanguageModel) -> list[Request]:
     """What `item_summaries` of a catalogue would ask the model now, whether the ledger knows the answers or not."""
     domain = catalog_domain(warehouse, settings, catalog)

@@ -193,6 +193,28 @@ def refresh_personas(
     return Refreshed(items, made, len(removed), fallbacks, rejected, former, kept)
 
 
+def extractive_personas(
+    warehouse: Database,
+    catalog: str,
+    domain: Domain,
+    items: Sequence[str],
+    settings: Settings,
+    text_encoder: TextEncoder,
+    tell: Tell,
+) -> list[Persona]:
+    """What the rules would write of these items of a catalogue, in order of their ids; nothing is stored."""
+    catalogue = _know_catalogue(warehouse, catalog, "", domain, settings, text_encoder, tell)
+    wanted = set(items)
+    found = (item for item, _ in _items(warehouse, catalog, "") if item.item_id in wanted)
+    personas: list[Persona] = []
+    while batch := list(islice(found, ITEMS_PER_BATCH)):
+        personas += construct_personas(
+            batch, catalogue, text_encoder.encode, settings.personas, domain, settings.reviews.positive_rating
+        ).personas
+        tell(f"extractive personas of {catalog}: {len(personas)}")
+    return personas
+
+
 def changed_evidence(
     warehouse: Database, catalog: str, domain: Domain, aspects_version: str, personas_version: str
 ) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def test_the_report_has_every_ranking_of_all_users_of_the_panel(tmp_path):
     report = evaluated(shop_with_panel(tmp_path))
     assert [(table.generator, table.depth) for table in report.tables] == [("ease", 20), ("ease", 100)]
     assert [ranking.name for ranking in report.tables[0].rankings] == NAMES
-    assert report.users == {"valid": 6, "test": 6} and report.milliseconds > 0
+    assert report.users == {"valid": 6, "test": 6} and report.costs["blend"].milliseconds > 0
     rows = report.rows()
     assert len(rows) == 2 * 7 * 9 and set(rows["users"]) == {6}
     assert rows.groupby("ranking")["encoder"].first().to_dict() == {

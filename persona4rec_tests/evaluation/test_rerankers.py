@@ -19,11 +19,11 @@ from persona4rec_pipeline.evaluation.rerankers import (
     PastItem,
     Pointwise,
     ProfileScore,
-    new_order,
     seconds_per_request,
 )
 from persona4rec_pipeline.generation import LanguageModel
 from persona4rec_pipeline.generation.engine import Answer
+from persona4rec_pipeline.index.scoring import order_candidates
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.generation.scripted import ScriptedEngine, ledger_in, settings_in
 from persona4rec_tests.personas.builders import BOOK
@@ -85,7 +85,7 @@ def test_the_pointwise_score_is_the_probability_of_yes(reranker, tmp_path):
 
     found, _, _ = reranked(reranker, [case()], answer, tmp_path)
     assert found.scores[0] == pytest.approx([0.2, 0.9, 0.4, 0.6])
-    assert new_order(found.scores[0]).tolist() == [1, 3, 2, 0]
+    assert order_candidates(found.scores[0]).tolist() == [1, 3, 2, 0]
 
 
 def test_the_rating_is_the_expected_one_given_the_users_profile(tmp_path):
@@ -118,7 +118,7 @@ def by_number(prompt) -> str:
 def test_the_window_slides_from_the_end_to_the_beginning(tmp_path):
     found, engine, _ = reranked(Listwise(window=4, step=2), [case(count=7)], by_number, tmp_path)
     # By hand: 0 1 2 |3 4 5 6| -> 0 |1 2 6 5| 4 3 -> |0 6 5 2| 1 4 3 -> 6 5 2 0 1 4 3.
-    assert new_order(found.scores[0]).tolist() == [6, 5, 2, 0, 1, 4, 3]
+    assert order_candidates(found.scores[0]).tolist() == [6, 5, 2, 0, 1, 4, 3]
     assert found.scores[0].tolist() == [-3, -4, -2, -6, -5, -1, 0]
     assert [len(batch) for batch in engine.batches] == [1, 1, 1]
 
@@ -127,7 +127,7 @@ def test_windows_of_all_cases_are_asked_side_by_side_whatever_their_lengths(tmp_
     cases = [case("a", 20), case("b", 12), case("c", 3), case("d", 1)]
     found, engine, _ = reranked(Listwise(), cases, by_number, tmp_path)
     assert [len(batch) for batch in engine.batches] == [3, 2, 1]
-    assert [new_order(scores).tolist() for scores in found.scores[1:3]] == [
+    assert [order_candidates(scores).tolist() for scores in found.scores[1:3]] == [
         # The last window of twelve begins at 0: 0 1 |11 10 .. 2| -> |11 10 9 8 7 6 5 4 1 0| 3 2.
         [11, 10, 9, 8, 7, 6, 5, 4, 1, 0, 3, 2],
         [2, 1, 0],
@@ -137,7 +137,7 @@ def test_windows_of_all_cases_are_asked_side_by_side_whatever_their_lengths(tmp_
 
 def test_of_a_bad_permutation_repeats_are_dropped_and_what_is_missing_is_appended(tmp_path):
     found, _, _ = reranked(Listwise(), [case(count=5)], lambda prompt: '["D","B","D","B","B"]', tmp_path)
-    assert new_order(found.scores[0]).tolist() == [3, 1, 0, 2, 4] and found.failed == 0
+    assert order_candidates(found.scores[0]).tolist() == [3, 1, 0, 2, 4] and found.failed == 0
 
 
 def test_a_window_that_failed_leaves_its_candidates_and_only_those_of_no_other_window_are_unknown(tmp_path):
@@ -147,7 +147,7 @@ def test_a_window_that_failed_leaves_its_candidates_and_only_those_of_no_other_w
 
     found, _, _ = reranked(Listwise(window=4, step=2), [case(count=7)], answer, tmp_path)
     assert found.failed == 1 and np.isnan(found.scores[0]).tolist() == [False] * 5 + [True] * 2
-    assert new_order(found.scores[0]).tolist() == [4, 3, 2, 0, 1, 5, 6]
+    assert order_candidates(found.scores[0]).tolist() == [4, 3, 2, 0, 1, 5, 6]
 
 
 def test_what_was_not_answered_keeps_its_place_and_the_others_share_the_rest(tmp_path):
@@ -159,7 +159,7 @@ def test_what_was_not_answered_keeps_its_place_and_the_others_share_the_rest(tmp
 
     found, _, _ = reranked(Pointwise(), [case(count=5)], answer, tmp_path)
     assert np.isnan(found.scores[0]).tolist() == [False, True, False, False, False]
-    assert new_order(found.scores[0]).tolist() == [4, 1, 2, 3, 0]
+    assert order_candidates(found.scores[0]).tolist() == [4, 1, 2, 3, 0]
     # A failed request is tried once more, and both tries cost.
     assert (found.requests, found.failed, found.prompt_tokens, found.completion_tokens) == (5, 1, 60, 6)
 

@@ -15,7 +15,6 @@ from persona4rec_pipeline.evaluation.rerankers.cases import (
     PastItem,
     Reranked,
     Reranker,
-    new_order,
 )
 from persona4rec_pipeline.evaluation.rerankers.latency import seconds_per_request
 from persona4rec_pipeline.evaluation.rerankers.listwise import Listwise
@@ -42,6 +41,5 @@ __all__ = [
     "ProfileScore",
     "Reranked",
     "Reranker",
-    "new_order",
     "seconds_per_request",
 ]

@@ -73,7 +73,7 @@ class Meter:
     def __init__(self, model: LanguageModel):
         self._model = model
         self._seconds_before = model.stats.seconds
-        self._requests = self._prompt_tokens = self._completion_tokens = self._failed = 0
+        self._requests = self._from_ledger = self._prompt_tokens = self._completion_tokens = self._failed = 0
 
     def ask(
         self,
@@ -84,6 +84,7 @@ class Meter:
         """One result per request, in order."""
         for result in self._model.generate(requests, check=check, on_progress=on_progress):
             self._requests += 1
+            self._from_ledger += result.from_ledger
             self._prompt_tokens += result.prompt_tokens
             self._completion_tokens += result.completion_tokens
             self._failed += not result.ok
@@ -110,6 +111,7 @@ class Meter:
         return Reranked(
             scores=scores,
             requests=self._requests,
+            from_ledger=self._from_ledger,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             seconds=self._model.stats.seconds - self._seconds_before,

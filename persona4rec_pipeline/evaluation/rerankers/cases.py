@@ -1,6 +1,6 @@
 """What a reranker is given and what it returns.
 
-Belongs here: plain frozen records, the protocol, and the order that scores mean. Does not belong here: prompts.
+Belongs here: plain frozen records and the protocol. Does not belong here: prompts.
 """
 
 from __future__ import annotations
@@ -69,14 +69,16 @@ class Reranked:
     """Scores and what they took.
 
     scores: per case float64 (n,) in the order of its candidates, higher is better; NaN where the model gave nothing
-        usable, and for a user without a history, about whom it is not asked. Such a candidate keeps its place.
+        usable, and for a user without a history, about whom it is not asked. Such a candidate keeps its place
+        (`scoring.order_candidates`).
     requests, prompt_tokens, completion_tokens: of all answers, retries among them, whether they were paid for now or
-        lay in the ledger. failed: requests without a usable answer.
+        lay in the ledger. from_ledger: requests that were not paid for now. failed: those without a usable answer.
     seconds: the engine's working time, without its start; what lay in the ledger took none.
     """
 
     scores: list[np.ndarray]
     requests: int
+    from_ledger: int
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -90,12 +92,3 @@ class Reranker(Protocol):
         self, cases: Sequence[Case], model: LanguageModel, on_progress: Callable[[str], None] | None = None
     ) -> Reranked:
         """Scores of the candidates of each case, in order. Raises GenerationError where the model cannot be asked."""
-
-
-def new_order(scores: np.ndarray) -> np.ndarray:
-    """Positions of the candidates, int64 (n,), best first: where a score is NaN the candidate keeps its place, the others
-    share the remaining places by score, equal scores in the given order."""
-    order = np.arange(len(scores))
-    scored = np.flatnonzero(~np.isnan(scores))
-    order[scored] = scored[np.argsort(-scores[scored], kind="stable")]
-    return order
