@@ -76,3 +76,10 @@ def test_holms_correction_by_hand():
     assert holm([]).tolist() == []
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([0.5, np.nan])
+
+
+def test_a_distribution_that_was_asked_for_before_is_not_drawn_again(monkeypatch):
+    values = np.random.default_rng(11).choice([0.0, 0.5, 1.0], 37)
+    interval, p = bootstrap_interval(values), permutation_test(values - 0.5)
+    monkeypatch.setattr(np.random, "default_rng", None)
+    assert bootstrap_interval(values[::-1]) == interval and permutation_test(values[::-1] - 0.5) == p
