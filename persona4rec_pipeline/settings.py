@@ -364,6 +364,11 @@ class EvaluationSettings(Group):
         description="Whether the report compares with extractive personas, where a model writes the served ones. They are made "
         "for it alone, of every item among the main generator's candidates.",
     )
+    learning_curve: bool = Field(
+        True,
+        description="Whether the report trains encoders on a part of the pairs, to show what more of them bring. Only where "
+        "`encoder.method` is `head`, as it takes seconds there: about half the time of the training itself.",
+    )
 
     @field_validator("candidates_file")
     @classmethod

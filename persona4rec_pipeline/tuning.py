@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona4rec_pipeline.embedding import model_folder
 from persona4rec_pipeline.encoder.pairs import pairs_fingerprint, read_training_pairs, training_key
-from persona4rec_pipeline.encoder.stored import BASE_FINGERPRINT, METHOD, base_encoder, registered_encoder
-from persona4rec_pipeline.encoder.training import LEARNING_RATES, train_encoder
+from persona4rec_pipeline.encoder.stored import base_encoder
+from persona4rec_pipeline.encoder.training import LEARNING_RATES
+from persona4rec_pipeline.encoder.trials import trial_encoder
 from persona4rec_pipeline.evaluation.contest import Arena
-from persona4rec_pipeline.evaluation.report import Estimate
+from persona4rec_pipeline.evaluation.significance import Estimate
 from persona4rec_pipeline.settings import EncoderSettings, Settings
-from persona4rec_pipeline.tracking import RegisteredEncoder, Tracking
+from persona4rec_pipeline.tracking import Tracking
 from persona4rec_pipeline.warehouse import Database, open_warehouse
 
 if TYPE_CHECKING:
@@ -184,13 +183,9 @@ def _ndcg(
     base = base_encoder(warehouse, chosen, on_log)
     pairs = read_training_pairs(warehouse, chosen, settings.alignment)
     scratch = settings.home / "staging" / f"tuning-{training_key(base.fingerprint, pairs, chosen)}"
-    result = train_encoder(model_folder(chosen.base_model), pairs, chosen, scratch, on_log, base.encode)
-    tags = {METHOD: chosen.method, BASE_FINGERPRINT: base.fingerprint}
-    trained = RegisteredEncoder("", result.path, "", result.fingerprint, tags)
     arena = Arena.read(warehouse, settings.model_copy(update={"encoder": chosen}))
-    ndcg = arena.ndcg(registered_encoder(warehouse, chosen, trained))
-    shutil.rmtree(scratch)
-    return ndcg
+    with trial_encoder(warehouse, base, pairs, chosen, scratch, on_log) as trained:
+        return arena.ndcg(trained)
 
 
 def _finished(study: Study) -> list[FrozenTrial]:

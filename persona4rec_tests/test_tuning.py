@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from persona4rec_pipeline import tuning
+from persona4rec_pipeline.encoder import trials
 from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.tuning import tune
@@ -43,14 +43,14 @@ def test_the_first_trial_is_the_settings_as_they_are_and_the_best_is_told_with_i
 
 def test_trials_that_are_there_are_not_made_again_and_a_killed_one_is_taken_up(settings, monkeypatch):
     tune(settings, trials=1)
-    train = tuning.train_encoder
+    train = trials.train_encoder
     asked = []
 
     def killed(base, pairs, encoder, *more):
         asked.append(encoder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "train_encoder", killed)
+    monkeypatch.setattr(trials, "train_encoder", killed)
     with pytest.raises(KeyboardInterrupt):
         tune(settings, trials=2)
 
@@ -58,7 +58,7 @@ def test_trials_that_are_there_are_not_made_again_and_a_killed_one_is_taken_up(s
         asked.append(encoder)
         return train(base, pairs, encoder, *more)
 
-    monkeypatch.setattr(tuning, "train_encoder", noted)
+    monkeypatch.setattr(trials, "train_encoder", noted)
     found = tune(settings, trials=2)
     assert len(found.trials) == 2 and len(asked) == 2
     assert asked[0] == asked[1], "the trial that was killed is taken up again"

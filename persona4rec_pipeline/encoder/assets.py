@@ -18,6 +18,7 @@ import dagster as dg
 from persona4rec_pipeline.automation import CATALOGS, TRAINING_POOL, patient
 from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.encoder.pairs import (
+    MIN_PAIRS,
     TRAINING_VERSION,
     TrainingPair,
     pairs_fingerprint,
@@ -41,8 +42,6 @@ from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of these assets changes their results.
 LOGIC_VERSION = "2"
-# With fewer pairs a fine-tuned encoder would only know its few users by heart.
-MIN_PAIRS = 8
 
 
 @dg.asset(

@@ -17,6 +17,8 @@ from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the same pairs and settings would now give another model.
 TRAINING_VERSION = "2"
+# With fewer pairs a fine-tuned encoder would only know its few users by heart.
+MIN_PAIRS = 8
 # Settings that do not change the trained model.
 _NOT_OF_TRAINING = {"max_history", "encode_batch_size"}
 # Entropy from which a pair is left out. A weight of 0, or nearly, would be a division by nothing where all are flat.

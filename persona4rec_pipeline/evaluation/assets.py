@@ -5,7 +5,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +32,7 @@ from persona4rec_pipeline.evaluation.candidates import (
 from persona4rec_pipeline.evaluation.candidates_file import read_candidates_file
 from persona4rec_pipeline.evaluation.contest import Arena, Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
+from persona4rec_pipeline.evaluation.learning import learning_curve
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
 from persona4rec_pipeline.evaluation.panel import Described, describe, read_slate
 from persona4rec_pipeline.evaluation.peers import ask_rerankers
@@ -49,9 +50,9 @@ from persona4rec_pipeline.tracking import BLEND_TAG, CHALLENGER, ROLLED_BACK, Re
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "3", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "4", "quality_report": "1"}
 EXPERIMENT = "evaluation"
-_NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row"}
+_NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row", "learning_curve"}
 
 
 @dg.asset(
@@ -166,11 +167,13 @@ def champion_encoder(
         "personas",
         "item_summaries",
         "review_aspects",
+        # For the learning curve.
+        "alignment_pairs",
     ],
     description="Candidate order, random order, item summaries, one persona per item, personas with the untrained and with the "
     "trained encoder, and a blend with learned weights, on the same candidates of each generator: HR, MRR and NDCG at 5, 10 and "
     "20 with intervals, users that are missed included; segments, exposure, significance, costs. Where asked for, language-model "
-    "rerankers and extractive personas beside them.",
+    "rerankers and extractive personas beside them. Gain by length of history, by personas per item and by training pairs.",
 )
 @patient
 def evaluation_report(
@@ -183,15 +186,20 @@ def evaluation_report(
 ) -> dg.MaterializeResult:
     names, say = settings.evaluation.rerankers, context.log.info
     domains = catalog_domains(warehouse, settings)
+    encoders = encoders_in_use(warehouse, settings, tracking)
     report = evaluate(
         warehouse,
-        encoders_in_use(warehouse, settings, tracking),
+        encoders,
         settings,
         (lambda keys: _extractive(warehouse, settings, text_encoder, domains, keys, say))
         if settings.evaluation.extractive_row and not language_model.is_extractive
         else None,
         (lambda slate: ask_rerankers(warehouse, slate, names, language_model, domains, say)) if names else None,
     )
+    if report.tables:
+        report = replace(
+            report, learning=learning_curve(warehouse, settings, encoders.base, encoders.newest, REPORTED_SPLIT, say)
+        )
     table = report.rows()
     warehouse.replace("evaluation_report", table)
     path = settings.home / "evaluation" / "report.json"
@@ -286,6 +294,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
             *reranked,
             settings.evaluation.depth,
             settings.evaluation.extractive_row,
+            settings.evaluation.learning_curve,
             *_peers_of(settings),
         ],
         "quality_report": [

@@ -63,7 +63,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Arena:
-    """What encoders are compared on: validation targets, the main generator's candidates, histories and personas."""
+    """What encoders are compared on: targets, the main generator's candidates, histories and personas."""
 
     slate: Slate
     history: History
@@ -71,10 +71,10 @@ class Arena:
     settings: Settings
 
     @classmethod
-    def read(cls, database: Database, settings: Settings) -> Arena:
-        """Of the panel of the warehouse; without users where nobody has a validation target."""
+    def read(cls, database: Database, settings: Settings, split: str = SPLIT) -> Arena:
+        """Of the panel of the warehouse; without users where nobody has a target in this split."""
         generator = read_main_generator(database, settings.evaluation)
-        slate = read_slate(database, SPLIT, generator, settings.evaluation.candidates)
+        slate = read_slate(database, split, generator, settings.evaluation.candidates)
         return cls(
             slate,
             read_history(database, slate.users, settings.encoder.max_history),

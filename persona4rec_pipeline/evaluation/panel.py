@@ -242,13 +242,19 @@ def describe(personas: Mapping[str, Sequence[Persona]]) -> Described:
 
 def read_single_personas(database: Database, keys: Sequence[str]) -> Described:
     """Of each item the persona that most reviews speak for, among those that are not critical."""
+    return read_first_personas(database, keys, 1)
+
+
+def read_first_personas(database: Database, keys: Sequence[str], most: int) -> Described:
+    """Of each item at most so many personas that are not critical, those that most reviews speak for first."""
     rows = _of_items(
         database,
         keys,
-        """
-        SELECT key, name, description, preference_rationale FROM personas
-        JOIN wanted ON wanted.key = catalog || '/' || item_id WHERE polarity <> 'critical'
-        QUALIFY row_number() OVER (PARTITION BY key ORDER BY len(evidence_review_ids) DESC, persona_id) = 1 ORDER BY key
+        f"""
+        SELECT key, name, description, preference_rationale,
+               row_number() OVER (PARTITION BY key ORDER BY len(evidence_review_ids) DESC, persona_id) AS place
+        FROM personas JOIN wanted ON wanted.key = catalog || '/' || item_id WHERE polarity <> 'critical'
+        QUALIFY place <= {int(most)} ORDER BY key, place
         """,
     )
     return Described(

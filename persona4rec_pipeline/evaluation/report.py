@@ -32,9 +32,11 @@ import numpy as np
 import pandas as pd
 
 from persona4rec_pipeline.evaluation import metrics
+from persona4rec_pipeline.evaluation.ablations import HistoryBin, PersonaLimits, gains_by_history, limit_personas
 from persona4rec_pipeline.evaluation.blending import Blend, learn_blend
 from persona4rec_pipeline.evaluation.candidates import GENERATORS, SPLITS, read_main_generator
 from persona4rec_pipeline.evaluation.exposure import PADDING, Exposure, exposure
+from persona4rec_pipeline.evaluation.learning import LearningPoint
 from persona4rec_pipeline.evaluation.panel import (
     Described,
     Slate,
@@ -51,7 +53,7 @@ from persona4rec_pipeline.evaluation.panel import (
 )
 from persona4rec_pipeline.evaluation.peers import Cost, Peer, sample_users
 from persona4rec_pipeline.evaluation.segments import segments
-from persona4rec_pipeline.evaluation.significance import bootstrap_interval, holm, permutation_test
+from persona4rec_pipeline.evaluation.significance import Estimate, holm, permutation_test
 from persona4rec_pipeline.index import scoring
 from persona4rec_pipeline.index.build import POSITIVE_TRAIN
 from persona4rec_pipeline.presentation import markdown_table
@@ -77,23 +79,6 @@ SHOWN = 10
 TIMED_REQUESTS = 1000
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over users and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Estimate:
-        low, high = bootstrap_interval(values)
-        return cls(float(values.mean()) if len(values) else 0.0, low, high)
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 @dataclass(frozen=True)
@@ -223,7 +208,8 @@ class Report:
 
     users: users with a target, by split. costs: what a request takes with a row of the first table, or of `peers`. peers:
     all rows of the first table and the language-model rerankers on a sample of its users; None where none was asked.
-    model: the one that they ran on.
+    model: the one that they ran on. history, personas_per_item, learning: curves of the first table (`ablations.py`,
+    `learning.py`); None and empty where there is none.
     """
 
     tables: Sequence[Table]
@@ -231,6 +217,9 @@ class Report:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     peers: Table | None = None
     model: str | None = None
+    history: Sequence[HistoryBin] = ()
+    personas_per_item: PersonaLimits | None = None
+    learning: Sequence[LearningPoint] = ()
 
     def rows(self) -> pd.DataFrame:
         """The rows of the table `evaluation_report`."""
@@ -256,6 +245,9 @@ class Report:
             "costs": {name: asdict(cost) for name, cost in self.costs.items()},
             "tables": [table.to_dict() for table in self.tables],
             "rerankers": None if self.peers is None else {"model": self.model, **self.peers.to_dict()},
+            "gain_by_history": [asdict(found) for found in self.history],
+            "personas_per_item": None if self.personas_per_item is None else asdict(self.personas_per_item),
+            "learning_curve": [asdict(point) for point in self.learning],
         }
 
     def save(self, path: Path) -> None:
@@ -325,12 +317,14 @@ def evaluate(
     costs = {
         name: Cost(_milliseconds(first, row, table.blend if name == BLEND else None)) for name, row in rows.items()
     }
+    report = Report(tables, users, costs, **_curves(database, table, first, rows[SINGLE_PERSONA]))
     if ask_peers is None:
-        return Report(tables, users, costs)
+        return report
     sampled = sample_users(first, settings.evaluation.reranked_users)
     peers = ask_peers(_of_users(first, sampled))
     costs |= {peer.name: peer.cost for peer in peers}
-    return Report(tables, users, costs, _peer_table(table, sampled, peers), settings.generation.model)
+    peer_table = _peer_table(table, sampled, peers)
+    return replace(report, costs=costs, peers=peer_table, model=settings.generation.model)
 
 
 @dataclass(frozen=True)
@@ -368,6 +362,17 @@ def _rows(database: Database, encoders: Encoders, settings: Settings, slates: Se
     return {
         name: _Row(encoder, made[encoder.fingerprint][1], items, encoder.encode(items.texts))
         for name, (encoder, items) in described.items()
+    }
+
+
+def _curves(database: Database, table: Table, slate: Slate, row: _Row) -> dict[str, Any]:
+    """The curves of a report that need no training; `slate` is the one of the table, `row` that of single personas."""
+    before = table.of[CANDIDATE_ORDER].headline(REPORTED_SPLIT)
+    names = [name for name in (BLEND, PERSONAS_TRAINED) if name in table.of]
+    gains = {name: table.of[name].headline(REPORTED_SPLIT) - before for name in names}
+    return {
+        "history": gains_by_history(slate.interactions, gains),
+        "personas_per_item": limit_personas(database, slate, row.profiles, row.encoder),
     }
 
 

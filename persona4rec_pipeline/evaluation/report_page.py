@@ -11,7 +11,9 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from persona4rec_pipeline.evaluation.report import BLEND, CANDIDATE_ORDER, HEADLINE, REPORTED_SPLIT, Estimate, Report
+from persona4rec_pipeline.evaluation.curves import render_curves
+from persona4rec_pipeline.evaluation.report import BLEND, CANDIDATE_ORDER, HEADLINE, REPORTED_SPLIT, Report
+from persona4rec_pipeline.evaluation.significance import Estimate
 from persona4rec_pipeline.settings import Settings
 
 # What each row is, in words for who did not write it.
@@ -49,4 +51,5 @@ def render_report(report: Report, settings: Settings) -> str:
         first=CANDIDATE_ORDER,
         blended=BLEND,
         estimate=Estimate.of,
+        curves=render_curves(report),
     )

@@ -11,6 +11,7 @@ same figures many times (table, page, JSON, and again at each depth), so what wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,23 @@ import numpy as np
 CHUNK_DRAWS = 500
 # Distributions of which the result is kept; a report of five generators at two depths asks for about 1,500.
 KEPT = 8192
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over users and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Estimate:
+        low, high = bootstrap_interval(values)
+        return cls(float(values.mean()) if len(values) else 0.0, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 def bootstrap_interval(
