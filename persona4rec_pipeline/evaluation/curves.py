@@ -24,6 +24,8 @@ from persona4rec_pipeline.evaluation.significance import Estimate
 # Where the plotted area begins and ends: per cent of the width, pixels of the height.
 LEFT, RIGHT, TOP, BOTTOM = 13.0, 99.0, 12.0, 200.0
 TICKS = 5
+# An interval of fewer users than these says little: it is drawn pale.
+FEW_USERS = 10
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,17 @@ class Plot:
 
     axis, places: what lies along the axis, and its places. counts: a number under each place; counted: what it is of.
     curves: name -> one estimate per place. is_gain: whether 0 is on the picture and signs are shown. is_joined: whether
-    the points of a curve are joined by lines.
+    the points of a curve are joined by lines. few: places whose points are drawn pale.
     """
 
     axis: str
     places: Sequence[str]
     curves: Mapping[str, Sequence[Estimate]]
-    counted: str = ""
-    counts: Sequence[int] = ()
+    counted: str
+    counts: Sequence[int]
     is_gain: bool = False
     is_joined: bool = True
+    few: Sequence[int] = ()
 
     @cached_property
     def ticks(self) -> list[float]:
@@ -87,6 +90,7 @@ def render_curves(report: Report) -> Markup:
         left=LEFT,
         right=RIGHT,
         bottom=BOTTOM,
+        few_users=FEW_USERS,
     )
     return Markup(page)
 
@@ -102,6 +106,7 @@ def _history(report: Report) -> Plot:
         is_gain=True,
         # Users of two bins are different people.
         is_joined=False,
+        few=[place for place, found in enumerate(report.history) if found.users < FEW_USERS],
     )
 
 
@@ -110,9 +115,11 @@ def _limits(report: Report) -> Plot | None:
         return None
     limits = report.personas_per_item.limits
     return Plot(
-        "personas per item, at most",
+        "personas per item, at most (cut: items that have more)",
         [str(limit.most) for limit in limits],
         {"NDCG@10": [limit.ndcg_at_10 for limit in limits]},
+        "cut",
+        [limit.items_with_more for limit in limits],
     )
 
 
@@ -120,7 +127,7 @@ def _learning(report: Report) -> Plot | None:
     if not report.learning:
         return None
     return Plot(
-        "users whose pairs were trained on",
+        "share of the users whose pairs were trained on",
         [f"{point.share:.0%}" for point in report.learning],
         {"NDCG@10": [point.ndcg_at_10 for point in report.learning]},
         "pairs",
