@@ -9,6 +9,7 @@ import dagster as dg
 from persona4rec_pipeline.evaluation import assets
 from persona4rec_pipeline.evaluation.panel import read_candidates, read_targets
 from persona4rec_pipeline.evaluation.report import Encoders
+from persona4rec_pipeline.generation import LanguageModel
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import Tracking
 from persona4rec_tests.evaluation.builders import HashEncoder, shop_with_panel
@@ -18,12 +19,19 @@ from persona4rec_tests.index.builders import Shop
 
 def materialise(shop: Shop, monkeypatch, **groups) -> dg.ExecuteInProcessResult:
     base, trained = HashEncoder("base"), TasteEncoder("trained")
-    monkeypatch.setattr(assets, "_encoders", lambda warehouse, settings, tracking: Encoders(base, trained, trained))
+    monkeypatch.setattr(
+        assets, "encoders_in_use", lambda warehouse, settings, tracking: Encoders(base, trained, trained)
+    )
     settings = Settings(home=shop.home, **groups)
-    tracking = Tracking(settings.mlflow_path)
     return dg.materialize(
         [assets.candidates, assets.evaluation_report],
-        resources={"warehouse": shop.store().database, "settings": settings, "tracking": tracking},
+        resources={
+            "warehouse": shop.store().database,
+            "settings": settings,
+            "tracking": Tracking(settings.mlflow_path),
+            "language_model": LanguageModel(settings),
+            "text_encoder": base,
+        },
     )
 
 
@@ -45,6 +53,8 @@ def test_the_report_reaches_the_warehouse_the_metadata_the_json_and_mlflow(tmp_p
     first = saved["tables"][0]["rankings"]["personas_trained"]["metrics"]["test"]
     assert first["ndcg_at_10"]["value"] == stored["personas_trained"]
     assert "personas trained" in (tmp_path / "evaluation" / "report.html").read_text()
+    assert [point["share"] for point in saved["learning_curve"]] == [0, 1]
+    assert saved["learning_curve"][1]["ndcg_at_10"] == first["ndcg_at_10"]
 
     import mlflow
 
