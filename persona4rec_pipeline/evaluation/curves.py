@@ -115,7 +115,7 @@ def _limits(report: Report) -> Plot | None:
         return None
     limits = report.personas_per_item.limits
     return Plot(
-        "personas per item, at most (cut: items that have more)",
+        "personas per item, at most",
         [str(limit.most) for limit in limits],
         {"NDCG@10": [limit.ndcg_at_10 for limit in limits]},
         "cut",
@@ -127,7 +127,7 @@ def _learning(report: Report) -> Plot | None:
     if not report.learning:
         return None
     return Plot(
-        "share of the users whose pairs were trained on",
+        "share of users trained on",
         [f"{point.share:.0%}" for point in report.learning],
         {"NDCG@10": [point.ndcg_at_10 for point in report.learning]},
         "pairs",
