@@ -12,6 +12,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from persona4rec_pipeline.evaluation.curves import render_curves
+from persona4rec_pipeline.evaluation.figures import latency_chart
 from persona4rec_pipeline.evaluation.report import BLEND, CANDIDATE_ORDER, HEADLINE, REPORTED_SPLIT, Report
 from persona4rec_pipeline.evaluation.significance import Estimate
 from persona4rec_pipeline.settings import Settings
@@ -22,9 +23,14 @@ ROWS = {
     "random": "drawn by lot",
     "item_summary": "nearest item summaries, base encoder",
     "single_persona": "the one persona that most reviews speak for, trained encoder",
+    "extractive_personas": "nearest persona written by rules, trained encoder",
     "personas_untrained": "nearest persona, base encoder",
     "personas_trained": "nearest persona, trained encoder",
     "blend": "candidate order and personas of the encoder in use, weights learned",
+    "llm_pointwise": "a language model: yes or no to each candidate, probability of yes",
+    "llm_pointwise_few_shot": "the same, after decisions of other users",
+    "llm_listwise": "a language model orders windows of candidates",
+    "llm_profile_score": "a language model writes a profile, then rates each candidate",
 }
 PROTOCOLS = {
     "last_positive": "The last two liked items of each user of the panel are held out, with all that came after them.",
@@ -52,4 +58,5 @@ def render_report(report: Report, settings: Settings) -> str:
         blended=BLEND,
         estimate=Estimate.of,
         curves=render_curves(report),
+        latency=latency_chart(report),
     )
