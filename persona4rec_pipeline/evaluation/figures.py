@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FILL, OTHER = "#4f6d9a", "#c07b3a"
 EDGE = "#333333"
+MARKERS = "osD^vXP*<>h"
 
 
 def gains_chart(table: Table, split: str = REPORTED_SPLIT, metric: str = HEADLINE) -> str:
@@ -41,25 +42,24 @@ def latency_chart(report: Report) -> str:
     timed = [ranking for ranking in table.rankings if _milliseconds(report, ranking.name)] if table else []
     if not timed:
         return ""
-    figure, axes = _figure(3.2)
-    for place, ranking in enumerate(sorted(timed, key=lambda found: _milliseconds(report, found.name))):
+    figure, axes = _figure(3.4)
+    for place, ranking in enumerate(timed):
         milliseconds, found = _milliseconds(report, ranking.name), ranking.estimates(REPORTED_SPLIT)[HEADLINE]
         colour = OTHER if ranking.name.startswith("llm_") else FILL
-        axes.errorbar(milliseconds, found.value, yerr=_around([found]), fmt="o", color=colour, ecolor=colour, capsize=3)
-        # Rows of one kind cost nearly the same: their names in turn to the right and to the left.
-        is_right = place % 2 == 0
-        axes.annotate(
-            _words(ranking.name),
-            (milliseconds, found.value),
-            xytext=(8 if is_right else -8, 0),
-            textcoords="offset points",
-            ha="left" if is_right else "right",
-            va="center",
-            fontsize=8,
+        axes.errorbar(
+            milliseconds,
+            found.value,
+            yerr=_around([found]),
+            fmt=MARKERS[place % len(MARKERS)],
+            color=colour,
+            elinewidth=0.7,
+            label=_words(ranking.name),
         )
+    # Beside the axes: rows of one kind cost nearly the same, and names at the points would cover each other.
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xscale("log")
-    axes.margins(x=0.35)
-    axes.set_xlabel("milliseconds per request, one user alone (logarithmic)")
+    axes.margins(x=0.1)
+    axes.set_xlabel("milliseconds per request, alone (logarithmic)")
     axes.set_ylabel("NDCG@10, 95 % interval")
     return _image(figure)
 
