@@ -118,7 +118,7 @@ def tune(
     def try_one(trial: Trial) -> float:
         chosen = settings.encoder.model_copy(update=_suggested(trial, methods))
         began = time.monotonic()
-        ndcg = _ndcg(warehouse, settings, chosen, on_log)
+        ndcg = validation_ndcg(warehouse, settings, chosen, on_log)
         trial.set_user_attr("ndcg", ndcg.tolist())
         trial.set_user_attr("settings", chosen.model_dump())
         done = len(_finished(study)) + 1
@@ -176,7 +176,7 @@ def _varied(encoder: EncoderSettings) -> dict[str, Any]:
     }
 
 
-def _ndcg(
+def validation_ndcg(
     warehouse: Database, settings: Settings, chosen: EncoderSettings, on_log: Callable[[str], None]
 ) -> np.ndarray:
     """NDCG@10 per validation user of an encoder that is trained with these settings."""
