@@ -18,7 +18,7 @@ from persona4rec_pipeline.evaluation.panel import (
     Slate,
     TextEncoder,
     profile_scores,
-    read_first_personas,
+    read_personas,
     target_ranks,
 )
 from persona4rec_pipeline.evaluation.significance import Estimate
@@ -87,11 +87,11 @@ def limit_personas(
 ) -> PersonaLimits | None:
     """The slate ranked with 1, 3, 5 and 7 personas per item, those that most reviews speak for; None without personas.
 
-    As in the row of single personas an item that has only critical ones keeps its place, so that 1 is that row.
+    1 is the row of single personas: an item that has only critical ones counts as one that has one.
     """
     keys = sorted({key for found in slate.keys for key in found})
     # All of them, to count those that are left out.
-    personas = read_first_personas(database, keys, np.iinfo(np.int32).max)
+    personas = read_personas(database, keys)
     if not len(personas.keys):
         return None
     vectors = encoder.encode(personas.texts)

@@ -200,23 +200,27 @@ def read_history(database: Database, users: Sequence[str], max_history: int) -> 
     )
 
 
-def read_personas(database: Database, keys: Sequence[str]) -> Described:
-    """Appreciative and mixed personas of these items; a critical one never makes a score.
+def read_personas(database: Database, keys: Sequence[str], most: int | None = None) -> Described:
+    """Appreciative and mixed personas of these items, those that most reviews speak for first; a critical one never makes
+    a score.
 
-    An item that has only critical ones is there with one of them, as critical: it is known, and has no score.
+    An item that has only critical ones is there with one of them, as critical: it is known, and has no score. most: at
+    most so many of an item, None for all.
     """
     rows = _of_items(
         database,
         keys,
         """
-        SELECT key, name, description, preference_rationale, polarity FROM personas
-        JOIN wanted ON wanted.key = catalog || '/' || item_id
-        QUALIFY polarity <> 'critical' OR row_number() OVER (
-            PARTITION BY catalog, item_id ORDER BY polarity = 'critical', persona_id
-        ) = 1
-        ORDER BY key, persona_id
+        SELECT key, name, description, preference_rationale, polarity,
+               row_number() OVER (
+                   PARTITION BY key ORDER BY polarity = 'critical', len(evidence_review_ids) DESC, persona_id
+               ) AS place
+        FROM personas JOIN wanted ON wanted.key = catalog || '/' || item_id
+        QUALIFY polarity <> 'critical' OR place = 1 ORDER BY key, place
         """,
     )
+    if most is not None:
+        rows = rows[rows["place"] <= most]
     return Described(
         keys=rows["key"].to_numpy(dtype=object),
         texts=[persona_text(row["name"], row["description"], row["preference_rationale"]) for row in records(rows)],
@@ -237,30 +241,6 @@ def describe(personas: Mapping[str, Sequence[Persona]]) -> Described:
         keys=np.array([key for key, _, _ in rows], dtype=object),
         texts=[text for _, text, _ in rows],
         polarity=np.array([POLARITY[polarity] for _, _, polarity in rows], np.int8),
-    )
-
-
-def read_single_personas(database: Database, keys: Sequence[str]) -> Described:
-    """Of each item the persona that most reviews speak for, among those that are not critical."""
-    return read_first_personas(database, keys, 1)
-
-
-def read_first_personas(database: Database, keys: Sequence[str], most: int) -> Described:
-    """Of each item at most so many personas that are not critical, those that most reviews speak for first."""
-    rows = _of_items(
-        database,
-        keys,
-        f"""
-        SELECT key, name, description, preference_rationale,
-               row_number() OVER (PARTITION BY key ORDER BY len(evidence_review_ids) DESC, persona_id) AS place
-        FROM personas JOIN wanted ON wanted.key = catalog || '/' || item_id WHERE polarity <> 'critical'
-        QUALIFY place <= {int(most)} ORDER BY key, place
-        """,
-    )
-    return Described(
-        keys=rows["key"].to_numpy(dtype=object),
-        texts=[persona_text(row["name"], row["description"], row["preference_rationale"]) for row in records(rows)],
-        polarity=np.ones(len(rows), np.int8),
     )
 
 

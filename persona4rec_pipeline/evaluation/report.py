@@ -45,7 +45,6 @@ from persona4rec_pipeline.evaluation.panel import (
     profiles,
     read_history,
     read_personas,
-    read_single_personas,
     read_slate,
     read_summaries,
     target_ranks,
@@ -352,7 +351,7 @@ def _rows(database: Database, encoders: Encoders, settings: Settings, slates: Se
     }
     described = {
         ITEM_SUMMARY: (encoders.base, read_summaries(database, keys)),
-        SINGLE_PERSONA: (newest, read_single_personas(database, keys)),
+        SINGLE_PERSONA: (newest, read_personas(database, keys, most=1)),
         PERSONAS_UNTRAINED: (encoders.base, personas),
         PERSONAS_TRAINED: (newest, personas),
         BLEND: (encoders.used, personas),
