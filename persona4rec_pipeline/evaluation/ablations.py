@@ -54,7 +54,8 @@ class PersonaLimit:
 
 @dataclass(frozen=True)
 class PersonaLimits:
-    """items: those among the candidates that have a persona that is not critical; personas: such personas per item, mean."""
+    """items: those among the candidates that have a persona; personas: of these that are not critical per item, mean, where
+    an item that has only critical ones counts as one that has one."""
 
     items: int
     personas: float

@@ -50,7 +50,7 @@ from persona4rec_pipeline.tracking import BLEND_TAG, CHALLENGER, ROLLED_BACK, Re
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "4", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "5", "quality_report": "1"}
 EXPERIMENT = "evaluation"
 _NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row", "learning_curve"}
 
