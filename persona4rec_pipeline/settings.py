@@ -285,8 +285,11 @@ class EncoderSettings(Group):
     critical_negatives: bool = Field(
         False, description="Whether an item's critical personas are wrong for who chose it."
     )
-    mined_negatives: int = Field(
-        0, ge=0, description="Personas of unknown items, most similar first, that are added as wrong for each pair."
+    mined_negatives: int | None = Field(
+        None,
+        ge=0,
+        description="Personas of unknown items, most similar first, that are added as wrong for each pair; none: 20 for "
+        "head, 0 for lora and full, which would encode each of them in every batch.",
     )
     temperature: float = Field(0.05, gt=0, description="Temperature of InfoNCE.")
     learning_rate: float | None = Field(

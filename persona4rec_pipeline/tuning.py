@@ -22,7 +22,7 @@ import numpy as np
 
 from persona4rec_pipeline.encoder.pairs import pairs_fingerprint, read_training_pairs, training_key
 from persona4rec_pipeline.encoder.stored import base_encoder
-from persona4rec_pipeline.encoder.training import LEARNING_RATES
+from persona4rec_pipeline.encoder.training import LEARNING_RATES, mined_negatives
 from persona4rec_pipeline.encoder.trials import trial_encoder
 from persona4rec_pipeline.evaluation.contest import Arena
 from persona4rec_pipeline.evaluation.significance import Estimate
@@ -43,7 +43,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "half_life_days": (None, 30.0, 180.0, 730.0),
     "targets": ("judge", "chosen", "against_siblings", "any"),
     "critical_negatives": (False, True),
-    "mined_negatives": (0, 5, 20),
+    "mined_negatives": (0, 5, 20, 50),
 }
 TEMPERATURES = (0.02, 0.3)
 
@@ -159,7 +159,7 @@ def _suggested(trial: Trial, methods: Sequence[str]) -> dict[str, Any]:
 
 def _varied(encoder: EncoderSettings) -> dict[str, Any]:
     """The current settings in the terms of the search; a value that the search does not know becomes its nearest."""
-    values = encoder.model_dump()
+    values = encoder.model_dump() | {"mined_negatives": mined_negatives(encoder)}
     rate = (encoder.learning_rate or LEARNING_RATES[encoder.method]) / LEARNING_RATES[encoder.method]
 
     def nearest(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from persona4rec_pipeline.encoder import trials
+from persona4rec_pipeline.encoder.training import mined_negatives
 from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.tuning import tune
@@ -33,6 +34,7 @@ def test_the_first_trial_is_the_settings_as_they_are_and_the_best_is_told_with_i
     assert len(found.trials) == 3 and sum("trial" in line for line in lines) == 3
     assert found.current.settings.temperature == settings.encoder.temperature
     assert found.current.settings.max_history == settings.encoder.max_history
+    assert found.current.settings.mined_negatives == mined_negatives(settings.encoder) > 0
     assert found.best.mean == max(tried.mean for tried in found.trials) >= found.current.mean
     assert found.gain.value == pytest.approx(found.best.mean - found.current.mean)
     assert all(len(tried.ndcg) == 2 for tried in found.trials)

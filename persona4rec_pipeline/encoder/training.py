@@ -41,6 +41,9 @@ WARM_UP_FRACTION = 0.1
 MAX_GRADIENT_NORM = 1.0
 # Peak learning rate of each method where the settings name none.
 LEARNING_RATES = {"head": 1e-3, "lora": 2e-4, "full": 2e-5}
+# Mined negatives of each pair where the settings name no number. A head maps their stored vectors, which costs nothing;
+# the others would run the base model on 20 more texts per pair.
+MINED_NEGATIVES = {"head": 20, "lora": 0, "full": 0}
 # Fewer pairs than these say nothing about when to stop.
 MIN_VALIDATION_PAIRS = 20
 # A checkpoint and a look at the validation loss at least after so many steps.
@@ -114,9 +117,10 @@ def train_encoder(
     base = load_model(base_model_path, settings.max_seq_length)
     batching = Batching(pairs, settings)
     vectors = None
-    if settings.method == "head" or settings.mined_negatives:
+    mined = mined_negatives(settings)
+    if settings.method == "head" or mined:
         vectors = (encode or Encoder(base, "", settings.encode_batch_size).encode)(batching.texts)
-        batching = batching.with_negatives(mine_negatives(batching, vectors, settings.mined_negatives))
+        batching = batching.with_negatives(mine_negatives(batching, vectors, mined))
     model, finish = _trainable(base, settings)
     training, validation = _held_out(pairs, settings)
     # As many batches as the setting asks for, but equally large: a last batch of one pair would have no negatives.
@@ -201,6 +205,11 @@ def train_encoder(
         seconds,
         fingerprint(path, settings.max_seq_length),
     )
+
+
+def mined_negatives(settings: EncoderSettings) -> int:
+    """Mined negatives of each pair: the setting, or what suits the method."""
+    return MINED_NEGATIVES[settings.method] if settings.mined_negatives is None else settings.mined_negatives
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
