@@ -410,35 +410,53 @@ def recommend(
 
 @app.command()
 def rerank(
-    candidates: Annotated[Path, typer.Option(help="File with one item id per line, in the order of the candidates.")],
+    candidates: Annotated[
+        Path,
+        typer.Option(
+            help="File with one item id per line, best first; with a tab and a score behind it, ordered by that."
+        ),
+    ],
     user: Annotated[str | None, typer.Option(help="Id of a user of the index.")] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="JSON list, most recent first: item ids, or objects with item_id or title, review."),
     ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="How much personas count beside the candidate order; 1: alone. Default: as learned."
+        ),
+    ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="How many to print; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Order candidates for a user or for a given history. Unknown candidates keep their place and are flagged."""
+    """Order candidates for a user or for a given history: their own order and the personas' blended, as learned on held-out
+    users. Unknown candidates keep their place and are flagged."""
     effective = load_settings()
     index = _index(effective)
     if (user is None) == (history is None):
         raise ValueError("Give either --user or --history.")
-    names = [line.strip() for line in candidates.read_text().splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{candidates} names no candidates; write one item id per line.")
+    names, scores = _read_candidates(candidates)
     fallback = None
     if history is not None:
-        profile = _profile(effective, index, history)
+        profile, interactions = _profile(effective, index, history)
     else:
-        profile = index.profile_of(str(user))
+        profile, interactions = index.profile_of(str(user)), index.interactions_of(str(user))
         fallback = index.fallback_for(str(user))
-    found = index.rerank(profile, names, k)
+    learned = weight is None
+    if weight is None:
+        weight = index.persona_weight(interactions, scores is not None)
+    found = index.rerank(profile, names, k, scores=scores, weight=weight)
     if as_json:
-        _print_json({"user_id": user, "fallback": fallback, "items": [entry.to_dict() for entry in found]})
+        told = None if fallback else weight
+        items = [entry.to_dict() for entry in found]
+        _print_json({"user_id": user, "fallback": fallback, "weight": told, "items": items})
         return
     if user is not None:
         _tell_fallback(user, fallback, "the candidates stay in their order")
+    if fallback is None:
+        how = "given" if not learned else "learned" if index.manifest.blends else "nothing learned yet"
+        out.print(f"[dim]personas count {weight:.1f}, the candidates' own order {1 - weight:.1f} ({how})[/dim]")
     _show_recommendations(found)
 
 
@@ -654,7 +672,30 @@ def _index(effective: Settings) -> PersonaIndex:
     return PersonaIndex.open(effective.index_path)
 
 
-def _profile(effective: Settings, index: PersonaIndex, history: Path) -> Any:
+def _read_candidates(path: Path) -> tuple[list[str], list[float] | None]:
+    """Item ids of a file, one per line, and their scores where a tab and a number stand behind each."""
+    names, scores = [], []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        name, tab, score = line.strip().rpartition("\t")
+        if not line.strip():
+            continue
+        names.append(name.strip() if tab else score)
+        if tab:
+            try:
+                scores.append(float(score))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}: {score!r} is no score; write a number behind the tab."
+                ) from error
+    if not names:
+        raise ValueError(f"{path} names no candidates; write one item id per line.")
+    if scores and len(scores) != len(names):
+        raise ValueError(f"{path} has scores for {len(scores)} of {len(names)} candidates; give all or none.")
+    return names, scores or None
+
+
+def _profile(effective: Settings, index: PersonaIndex, history: Path) -> tuple[Any, int]:
+    """The profile of a history file, float32 (d,), and how many liked items it names."""
     from persona4rec_pipeline.embedding import Encoder
     from persona4rec_pipeline.serving.history import parse_history, profile_from_history
 
@@ -669,7 +710,8 @@ def _profile(effective: Settings, index: PersonaIndex, history: Path) -> Any:
             "again with `persona4rec run`."
         )
     encoder = Encoder.load(path, effective.encoder.max_seq_length)
-    return profile_from_history(parse_history(document), index, encoder, effective)
+    parsed = parse_history(document)
+    return profile_from_history(parsed, index, encoder, effective), len(parsed)
 
 
 def _tell_fallback(user: str, fallback: str | None, instead: str = "these are the most popular items") -> None:

@@ -372,6 +372,12 @@ class EvaluationSettings(Group):
         description="Whether the report trains encoders on a part of the pairs, to show what more of them bring. Only where "
         "`encoder.method` is `head`, as it takes seconds there: about half the time of the training itself.",
     )
+    training_seeds: int = Field(
+        3,
+        ge=1,
+        description="Seeds of the training that the report compares, the one in use and those after it; 1: no other. Only "
+        "where `encoder.method` is `head`; each costs a training.",
+    )
 
     @field_validator("candidates_file")
     @classmethod

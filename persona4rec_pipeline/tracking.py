@@ -32,8 +32,8 @@ ENCODER = "persona_encoder"
 CHAMPION, CHALLENGER, FORMER_CHAMPION = "champion", "challenger", "former_champion"
 # Tag of a version that was taken out of use by hand: the day. It is never promoted again by itself.
 ROLLED_BACK = "rolled_back"
-# Tag of a champion: how the candidate order and its own are blended, as JSON (`evaluation/blending.py`).
-BLEND_TAG = "blend"
+# Tag of a champion: how the candidate order and its own are blended, as JSON (`Blends` of `index/scoring.py`).
+BLENDS_TAG = "blends"
 # Folder of the registered model, in the run's artifacts, and of the plain SentenceTransformer within it.
 _ARTIFACT = "encoder"
 _MODEL_FOLDER = "model.sentence_transformer"

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from persona4rec_pipeline.catalogs import add_catalog, remove_catalog
 from persona4rec_pipeline.cli import app
 from persona4rec_pipeline.definitions import build_definitions
+from persona4rec_pipeline.evaluation.metrics import ndcg
+from persona4rec_pipeline.evaluation.panel import read_slate
 from persona4rec_pipeline.index import IndexMissing, PersonaIndex
 from persona4rec_pipeline.index.files import current_generation, read_manifest
+from persona4rec_pipeline.index.scoring import Blends
 from persona4rec_pipeline.overview import read_plan
 from persona4rec_pipeline.rollback import rollback_encoder
 from persona4rec_pipeline.runner import NIGHTLY, STEPS, RunFailed, dagster_instance, run_stale, stale_reasons
 from persona4rec_pipeline.sample import sample_path
 from persona4rec_pipeline.settings import Settings, load_settings
-from persona4rec_pipeline.tracking import Tracking, TrackingError
+from persona4rec_pipeline.tracking import BLENDS_TAG, Tracking, TrackingError
 from persona4rec_pipeline.warehouse import open_ledger_database, open_warehouse
 from persona4rec_tests.traces import files_that_hold
 
@@ -175,6 +180,49 @@ def test_the_commands_answer_in_json(settings, command):
     assert len(answer["items"]) == 2 and answer["fallback"] is None
     explanation = json.loads(command("explain", "--user", user, "--item", item, "--json").stdout)
     assert explanation["winner"]["name"] and explanation["winner"]["polarity"] != "critical"
+
+
+def test_what_is_served_is_the_blend_that_the_report_measured(settings):
+    index = PersonaIndex.open(settings.index_path)
+    warehouse = open_warehouse(settings)
+    champion = Tracking(settings.mlflow_path).champion()
+    assert index.manifest.blends == Blends.from_json(champion.tags[BLENDS_TAG])
+    report = json.loads((settings.home / "evaluation" / "report.json").read_text())
+    table = report["tables"][0]
+    assert asdict(index.manifest.blends.of_scores) == table["blend"]
+    slate = read_slate(warehouse, "test", table["generator"], table["depth"])
+    found = []
+    for user, target, keys, scores in zip(slate.users, slate.targets, slate.keys, slate.scores, strict=True):
+        ranking = index.rerank(
+            index.profile_of(user),
+            [tuple(key.split("/", 1)) for key in keys],
+            scores=scores[: len(keys)],
+            interactions=index.interactions_of(user),
+        )
+        places = [f"{entry.catalog}/{entry.item_id}" for entry in ranking]
+        found.append(places.index(target) + 1 if target in places else 0)
+    measured = table["rankings"]["blend"]["metrics"]["test"]["ndcg_at_10"]["value"]
+    # The index keeps vectors in half precision, which may turn two candidates that are all but equal.
+    assert np.mean(ndcg(np.array(found), 10)) == pytest.approx(measured, abs=0.005)
+
+
+def test_candidates_of_a_file_are_reranked_with_their_scores_and_a_weight(settings, command, tmp_path):
+    index = PersonaIndex.open(settings.index_path)
+    user = index.users[0]
+    best = [entry.item_id for entry in index.recommend(user, 4)]
+    path = tmp_path / "scored.txt"
+    path.write_text("\n".join(f"{item}\t{place}" for place, item in enumerate(best)))
+    answer = json.loads(command("rerank", "--user", user, "--candidates", str(path), "--weight", "0", "--json").stdout)
+    assert answer["weight"] == 0 and [entry["item_id"] for entry in answer["items"]] == best[::-1]
+    answer = json.loads(command("rerank", "--user", user, "--candidates", str(path), "--weight", "1", "--json").stdout)
+    assert [entry["item_id"] for entry in answer["items"]] == best
+    assert "(learned)" in command("rerank", "--user", user, "--candidates", str(path)).stdout
+    path.write_text(f"{best[0]}\t1\n{best[1]}\tfirst\n")
+    error = command("rerank", "--user", user, "--candidates", str(path), exit_code=1).exception
+    assert "scored.txt, line 2: 'first' is no score" in str(error)
+    path.write_text(f"{best[0]}\t1\n{best[1]}\n")
+    error = command("rerank", "--user", user, "--candidates", str(path), exit_code=1).exception
+    assert "scores for 1 of 2 candidates" in str(error)
 
 
 def test_a_history_given_by_hand_is_ranked_and_unknown_candidates_keep_their_place(settings, command, tmp_path):

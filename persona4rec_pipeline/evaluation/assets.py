@@ -32,7 +32,7 @@ from persona4rec_pipeline.evaluation.candidates import (
 from persona4rec_pipeline.evaluation.candidates_file import read_candidates_file
 from persona4rec_pipeline.evaluation.contest import Arena, Contest, hold_contest
 from persona4rec_pipeline.evaluation.figures import gains_chart
-from persona4rec_pipeline.evaluation.learning import learning_curve
+from persona4rec_pipeline.evaluation.learning import learning_curve, repeated_seeds
 from persona4rec_pipeline.evaluation.metrics import CUTOFFS
 from persona4rec_pipeline.evaluation.panel import Described, describe, read_slate
 from persona4rec_pipeline.evaluation.peers import ask_rerankers
@@ -40,19 +40,20 @@ from persona4rec_pipeline.evaluation.quality_page import report_quality, version
 from persona4rec_pipeline.evaluation.report import HEADLINE, REPORTED_SPLIT, Encoders, Report, evaluate
 from persona4rec_pipeline.evaluation.report_page import render_report
 from persona4rec_pipeline.generation import LanguageModel
+from persona4rec_pipeline.index.scoring import Blends
 from persona4rec_pipeline.personas.assets import catalog_domains
 from persona4rec_pipeline.personas.domains import Domain
 from persona4rec_pipeline.personas.persona import Persona
 from persona4rec_pipeline.personas.refresh import extractive_personas
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import BLEND_TAG, CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
+from persona4rec_pipeline.tracking import BLENDS_TAG, CHALLENGER, ROLLED_BACK, RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of an asset changes its results.
-LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "2", "evaluation_report": "5", "quality_report": "1"}
+LOGIC_VERSIONS = {"candidates": "2", "champion_encoder": "3", "evaluation_report": "6", "quality_report": "1"}
 EXPERIMENT = "evaluation"
-_NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row", "learning_curve"}
+_NOT_OF_CANDIDATES = {"rerankers", "reranked_users", "extractive_row", "learning_curve", "training_seeds"}
 
 
 @dg.asset(
@@ -135,21 +136,24 @@ def champion_encoder(
             tracking.set_champion(challenger.version)
             champion = challenger
     used = _encoder(warehouse, settings, champion)
-    blend = arena.blend(used)
-    tracking.set_tag(champion.version, BLEND_TAG, blend.to_json())
+    blends = arena.blends(used)
+    if blends is None:
+        context.log.warning("nobody is in the panel to learn a blend from; candidates are reranked by personas alone")
+        tracking.remove_tag(champion.version, BLENDS_TAG)
+    else:
+        tracking.set_tag(champion.version, BLENDS_TAG, blends.to_json())
     forget_others(warehouse, [used.fingerprint, base_encoder(warehouse, settings.encoder).fingerprint])
     return dg.MaterializeResult(
         metadata={
             "version": champion.version,
-            "blend_weight": blend.weight,
-            "blend": dg.MetadataValue.json(json.loads(blend.to_json())),
+            **({} if blends is None else _told(blends)),
             "fingerprint": champion.fingerprint,
             "promoted": decision.promoted,
             "reason": decision.reason,
             **({} if contest is None else {f"contest_{name}": value for name, value in asdict(contest).items()}),
             "path": dg.MetadataValue.path(champion.path),
         },
-        data_version=dg.DataVersion(champion.fingerprint),
+        data_version=dg.DataVersion(_version_of(champion, blends)),
     )
 
 
@@ -197,9 +201,8 @@ def evaluation_report(
         (lambda slate: ask_rerankers(warehouse, slate, names, language_model, domains, say)) if names else None,
     )
     if report.tables:
-        report = replace(
-            report, learning=learning_curve(warehouse, settings, encoders.base, encoders.newest, REPORTED_SPLIT, say)
-        )
+        trained = (warehouse, settings, encoders.base, encoders.newest, REPORTED_SPLIT, say)
+        report = replace(report, learning=learning_curve(*trained), seeds=repeated_seeds(*trained))
     table = report.rows()
     warehouse.replace("evaluation_report", table)
     path = settings.home / "evaluation" / "report.json"
@@ -295,6 +298,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
             settings.evaluation.depth,
             settings.evaluation.extractive_row,
             settings.evaluation.learning_curve,
+            settings.evaluation.training_seeds,
             *_peers_of(settings),
         ],
         "quality_report": [
@@ -388,6 +392,20 @@ def _encoder(warehouse: Database, settings: Settings, encoder: RegisteredEncoder
     return registered_encoder(warehouse, settings.encoder, encoder)
 
 
+def _told(blends: Blends) -> dict[str, dg.MetadataValue | float]:
+    return {
+        "blend_weight": blends.of_scores.weight,
+        "blend_weight_without_scores": blends.of_places.weight,
+        "blends": dg.MetadataValue.json(asdict(blends)),
+    }
+
+
+def _version_of(champion: RegisteredEncoder, blends: Blends | None) -> str:
+    """Changes with the encoder, which decides the vectors, and with the blend, which the index carries."""
+    text = "" if blends is None else blends.to_json()
+    return f"{champion.fingerprint}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def _headlines(report: Report) -> dict[str, float]:
     """One number per ranking, so that the UI plots it over time."""
     if not report.tables:
@@ -408,7 +426,7 @@ def _log_to_mlflow(tracking: Tracking, report: Report, settings: Settings, versi
                 **encoders,
                 "generator": table.generator,
                 "depth": table.depth,
-                "blend": table.blend.to_json(),
+                "blend": json.dumps(asdict(table.blend)),
                 "recency_decay": settings.encoder.recency_decay,
                 "max_history": settings.encoder.max_history,
                 "protocol": settings.splits.protocol,

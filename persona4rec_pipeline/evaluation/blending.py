@@ -1,83 +1,50 @@
 """How much the personas count beside the candidate order: learned on validation targets, never below the candidate order there.
 
-Belongs here: the choice of weights, and the record of it. Does not belong here: the blend itself (`index/scoring.py`), which
+Belongs here: the choice of weights. Does not belong here: what a blend is and what it gives (`index/scoring.py`), which
 serving calls as well.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from persona4rec_pipeline.evaluation import metrics
 from persona4rec_pipeline.evaluation.panel import Slate, target_ranks
 from persona4rec_pipeline.index import scoring
+from persona4rec_pipeline.index.scoring import CANDIDATE_ORDER, SEGMENTS, Blend, Blends, segment_of
 
 WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 NORMALISATIONS = ("score", "rank")
-# Users by positive train interactions, lowest count of each segment; a segment with fewer users than these gets no weight of
-# its own.
-SEGMENTS = {"1": 1, "2-4": 2, "5+": 5}
+# A segment with fewer users than these gets no weight of its own.
 MIN_SEGMENT_USERS = 200
 METRIC = "ndcg_at_10"
 
 
-@dataclass(frozen=True)
-class Blend:
-    """normalisation: of the candidate scores, see `scoring.blend`. weight: of the personas, 0 to 1. by_history: the weight
-    of users of a segment of SEGMENTS that has its own."""
-
-    normalisation: str
-    weight: float
-    by_history: Mapping[str, float] = field(default_factory=dict)
-
-    def weight_for(self, interactions: int) -> float:
-        """The weight for a user with so many positive train interactions; 0 without any."""
-        return self.by_history.get(segment_of(interactions), self.weight) if interactions else 0.0
-
-    def scores(self, slate: Slate, persona_scores: np.ndarray) -> np.ndarray:
-        """The blended scores of a slate, float64 (users, depth)."""
-        weights = np.array([self.weight_for(int(count)) for count in slate.interactions])
-        return _blended(slate, persona_scores, weights, self.normalisation)
-
-    def to_json(self) -> str:
-        """As one line of JSON, to be kept with the encoder."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Blend:
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
+def learn_blends(slate: Slate, persona_scores: np.ndarray) -> Blends:
+    """`learn_blend` for candidates that come with scores, and for those that come in an order alone."""
+    return Blends(learn_blend(slate, persona_scores), learn_blend(slate, persona_scores, ("rank",)))
 
 
-CANDIDATE_ORDER = Blend("score", 0.0)
-
-
-def segment_of(interactions: int) -> str:
-    """The segment of SEGMENTS of a user with at least one interaction."""
-    return [name for name, lowest in SEGMENTS.items() if interactions >= lowest][-1]
-
-
-def learn_blend(slate: Slate, persona_scores: np.ndarray) -> Blend:
+def learn_blend(slate: Slate, persona_scores: np.ndarray, normalisations: Sequence[str] = NORMALISATIONS) -> Blend:
     """The weights under which the targets of `slate` come first, by NDCG@10.
 
     A weight is worth its mean gain over the candidate order less one standard error of it, so that a gain by chance does
     not count; 0 is worth nothing and always among the choices. A segment of history length gets a weight of its own where
-    that is better by the same measure. persona_scores: (users, depth), as the slate's.
+    that is better by the same measure. persona_scores: (users, depth), as the slate's. normalisations: to choose among.
     """
     known = slate.interactions > 0
     if not known.any():
-        return CANDIDATE_ORDER
+        return replace(CANDIDATE_ORDER, normalisation=normalisations[0])
     before = _ndcg(slate, slate.scores)
     gains = {
         (normalisation, weight): _ndcg(
             slate, _blended(slate, persona_scores, np.where(known, weight, 0.0), normalisation)
         )
         - before
-        for normalisation in NORMALISATIONS
+        for normalisation in normalisations
         for weight in WEIGHTS
     }
     normalisation, weight = max(gains, key=lambda choice: _worth(gains[choice]))
@@ -94,6 +61,12 @@ def learn_blend(slate: Slate, persona_scores: np.ndarray) -> Blend:
     return Blend(normalisation, weight, by_history)
 
 
+def blend_scores(blend: Blend, slate: Slate, persona_scores: np.ndarray) -> np.ndarray:
+    """The blended scores of a slate, float64 (users, depth)."""
+    weights = np.array([blend.weight_for(int(count)) for count in slate.interactions])
+    return _blended(slate, persona_scores, weights, blend.normalisation)
+
+
 def _worth(gains: np.ndarray) -> float:
     return float(gains.mean() - gains.std() / np.sqrt(len(gains)))
 
@@ -106,12 +79,10 @@ def _blended(slate: Slate, persona_scores: np.ndarray, weights: np.ndarray, norm
     blended = np.full(slate.scores.shape, scoring.NO_SCORE)
     # Lists of one length together: what fills up the shorter ones must not enter a mean.
     for length in np.unique(slate.lengths):
-        users = np.flatnonzero((slate.lengths == length) & (weights > 0))
+        users = np.flatnonzero(slate.lengths == length)
         for weight in np.unique(weights[users]):
             rows = users[weights[users] == weight]
-            blended[rows, :length] = scoring.blend(
+            blended[rows, :length] = scoring.combine(
                 slate.scores[rows, :length], persona_scores[rows, :length], weight, normalisation
             )
-    plain = weights == 0
-    blended[plain] = slate.scores[plain]
     return blended

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona4rec_pipeline.evaluation import metrics
-from persona4rec_pipeline.evaluation.blending import Blend, learn_blend
+from persona4rec_pipeline.evaluation.blending import learn_blends
 from persona4rec_pipeline.evaluation.candidates import read_main_generator
 from persona4rec_pipeline.evaluation.panel import (
     Described,
@@ -28,6 +28,7 @@ from persona4rec_pipeline.evaluation.panel import (
     target_ranks,
 )
 from persona4rec_pipeline.evaluation.significance import bootstrap_interval
+from persona4rec_pipeline.index.scoring import Blends
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
 
@@ -91,9 +92,9 @@ class Arena:
         """NDCG@10 per user, float64 (users,), of the candidates in the order of this encoder."""
         return metrics.per_user(target_ranks(self.slate, self.scores(encoder)))[METRIC]
 
-    def blend(self, encoder: TextEncoder) -> Blend:
-        """How candidate order and this encoder's order are best blended."""
-        return learn_blend(self.slate, self.scores(encoder))
+    def blends(self, encoder: TextEncoder) -> Blends | None:
+        """How candidate order and this encoder's order are best blended; None where nobody can tell."""
+        return learn_blends(self.slate, self.scores(encoder)) if self.slate.users else None
 
 
 def hold_contest(arena: Arena, challenger: TextEncoder, champion: TextEncoder) -> Contest | None:

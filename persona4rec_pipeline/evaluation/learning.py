@@ -1,7 +1,7 @@
-"""What more training pairs bring: the same candidates, ordered by encoders that saw fewer of them.
+"""What more training pairs bring, and what the seed does: the same candidates, ordered by encoders trained for that alone.
 
-Belongs here: samples of pairs, the points of the curve. Does not belong here: training (`encoder/`), whether an encoder is
-put in use (`contest.py`), drawing (`curves.py`).
+Belongs here: samples of pairs, the points of the curve, trainings with other seeds. Does not belong here: training
+(`encoder/`), whether an encoder is put in use (`contest.py`), drawing (`curves.py`).
 
 A sample holds all pairs of some users, by hash, and a larger one all of a smaller one: a point differs from the one before
 by what was added. Nothing is registered, and the encoder of all pairs is the one that is there.
@@ -13,6 +13,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -35,6 +36,15 @@ class LearningPoint:
 
     share: float
     pairs: int
+    ndcg_at_10: Estimate
+    gain_over_untrained: Estimate
+
+
+@dataclass(frozen=True)
+class SeedPoint:
+    """An encoder of all pairs, trained with this seed. gain_over_untrained: paired by user of the panel."""
+
+    seed: int
     ndcg_at_10: Estimate
     gain_over_untrained: Estimate
 
@@ -70,12 +80,50 @@ def learning_curve(
         return []
     pairs = read_training_pairs(warehouse, settings.encoder, settings.alignment)
     found = [(0.0, 0, arena.ndcg(base))]
-    if settings.evaluation.learning_curve and settings.encoder.method == "head" and isinstance(base, StoredEncoder):
+    if settings.evaluation.learning_curve and _trains_in_seconds(base, settings):
         found += _partly_trained(warehouse, settings, base, pairs, arena, on_log)
     found.append((1.0, len(pairs), arena.ndcg(newest)))
     return [
         LearningPoint(share, count, Estimate.of(ndcg), Estimate.of(ndcg - found[0][2])) for share, count, ndcg in found
     ]
+
+
+def repeated_seeds(
+    warehouse: Database,
+    settings: Settings,
+    base: TextEncoder,
+    newest: TextEncoder | None,
+    split: str,
+    on_log: Callable[[str], None] | None = None,
+) -> list[SeedPoint]:
+    """NDCG@10 on the panel's targets of `split` of the newest encoder, and of `evaluation.training_seeds` - 1 others that are
+    trained on the same pairs with the seeds that follow; empty where that was not asked for, for other methods than `head`,
+    where none was trained, or nobody is in the panel."""
+    seeds = range(settings.encoder.seed, settings.encoder.seed + settings.evaluation.training_seeds)
+    if newest is None or newest.fingerprint == base.fingerprint or len(seeds) < 2:
+        return []
+    arena = Arena.read(warehouse, settings, split)
+    if not _trains_in_seconds(base, settings) or not arena.slate.users:
+        return []
+    pairs = read_training_pairs(warehouse, settings.encoder, settings.alignment)
+    untrained = arena.ndcg(base)
+    folder = settings.home / "staging" / "seeds"
+    found = [arena.ndcg(newest)]
+    for seed in seeds[1:]:
+        chosen = settings.encoder.model_copy(update={"seed": seed})
+        scratch = folder / training_key(base.fingerprint, pairs, chosen)
+        with trial_encoder(warehouse, base, pairs, chosen, scratch, on_log) as encoder:
+            found.append(arena.ndcg(encoder))
+    # With what a kill left behind, of pairs that have changed since.
+    shutil.rmtree(folder, ignore_errors=True)
+    return [
+        SeedPoint(seed, Estimate.of(ndcg), Estimate.of(ndcg - untrained))
+        for seed, ndcg in zip(seeds, found, strict=True)
+    ]
+
+
+def _trains_in_seconds(base: TextEncoder, settings: Settings) -> TypeGuard[StoredEncoder]:
+    return settings.encoder.method == "head" and isinstance(base, StoredEncoder)
 
 
 def _partly_trained(

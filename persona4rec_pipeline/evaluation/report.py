@@ -33,10 +33,10 @@ import pandas as pd
 
 from persona4rec_pipeline.evaluation import metrics
 from persona4rec_pipeline.evaluation.ablations import HistoryBin, PersonaLimits, gains_by_history, limit_personas
-from persona4rec_pipeline.evaluation.blending import Blend, learn_blend
+from persona4rec_pipeline.evaluation.blending import blend_scores, learn_blend
 from persona4rec_pipeline.evaluation.candidates import GENERATORS, SPLITS, read_main_generator
 from persona4rec_pipeline.evaluation.exposure import PADDING, Exposure, exposure
-from persona4rec_pipeline.evaluation.learning import LearningPoint
+from persona4rec_pipeline.evaluation.learning import LearningPoint, SeedPoint
 from persona4rec_pipeline.evaluation.panel import (
     Described,
     Slate,
@@ -55,6 +55,7 @@ from persona4rec_pipeline.evaluation.segments import segments
 from persona4rec_pipeline.evaluation.significance import Estimate, holm, permutation_test
 from persona4rec_pipeline.index import scoring
 from persona4rec_pipeline.index.build import POSITIVE_TRAIN
+from persona4rec_pipeline.index.scoring import Blend
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse.database import Database
@@ -208,7 +209,7 @@ class Report:
     users: users with a target, by split. costs: what a request takes with a row of the first table, or of `peers`. peers:
     all rows of the first table and the language-model rerankers on a sample of its users; None where none was asked.
     model: the one that they ran on. history, personas_per_item, learning: curves of the first table (`ablations.py`,
-    `learning.py`); None and empty where there is none.
+    `learning.py`), seeds: the same training with other seeds (`learning.py`); None and empty where there is none.
     """
 
     tables: Sequence[Table]
@@ -219,6 +220,12 @@ class Report:
     history: Sequence[HistoryBin] = ()
     personas_per_item: PersonaLimits | None = None
     learning: Sequence[LearningPoint] = ()
+    seeds: Sequence[SeedPoint] = ()
+
+    def seed_spread(self) -> tuple[float, float]:
+        """Mean and standard deviation (n - 1) of the NDCG@10 of `seeds`, of which there are at least two."""
+        found = [point.ndcg_at_10.value for point in self.seeds]
+        return float(np.mean(found)), float(np.std(found, ddof=1))
 
     def rows(self) -> pd.DataFrame:
         """The rows of the table `evaluation_report`."""
@@ -247,6 +254,7 @@ class Report:
             "gain_by_history": [asdict(found) for found in self.history],
             "personas_per_item": None if self.personas_per_item is None else asdict(self.personas_per_item),
             "learning_curve": [asdict(point) for point in self.learning],
+            "training_seeds": [asdict(point) for point in self.seeds],
         }
 
     def save(self, path: Path) -> None:
@@ -389,7 +397,7 @@ def _table(
         **{name: {split: row.scores(slate) for split, slate in slates.items()} for name, row in rows.items()},
     }
     blend = learn_blend(slates["valid"], scores[BLEND]["valid"])
-    scores[BLEND] = {split: blend.scores(slate, scores[BLEND][split]) for split, slate in slates.items()}
+    scores[BLEND] = {split: blend_scores(blend, slate, scores[BLEND][split]) for split, slate in slates.items()}
     slate = slates[REPORTED_SPLIT]
     summaries = rows[ITEM_SUMMARY]
     rankings = [
@@ -459,7 +467,7 @@ def _milliseconds(slate: Slate, row: _Row, blend: Blend | None) -> float | None:
         found, _ = scoring.score_candidates(profile, items, row.vectors, described.offsets, described.polarity)
         if blend is not None:
             weight = blend.weight_for(int(slate.interactions[place]))
-            found = scoring.blend(slate.scores[place, : len(keys)], found, weight, blend.normalisation)
+            found = scoring.combine(slate.scores[place, : len(keys)], found, weight, blend.normalisation)
         scoring.order_candidates(found)
         times.append(time.perf_counter() - began)
     return float(np.median(times) * 1000) if times else None

@@ -9,21 +9,22 @@ from persona4rec_pipeline.automation import patient
 from persona4rec_pipeline.embedding import fingerprint, model_folder
 from persona4rec_pipeline.index.build import build_index, unfinished_catalogs, uniform_fingerprint
 from persona4rec_pipeline.index.files import EncoderReference, Publication
+from persona4rec_pipeline.index.scoring import Blends
 from persona4rec_pipeline.presentation import bar_chart, markdown_table
 from persona4rec_pipeline.settings import Settings
-from persona4rec_pipeline.tracking import Tracking
+from persona4rec_pipeline.tracking import BLENDS_TAG, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of this step changes its results.
-LOGIC_VERSION = "1"
+LOGIC_VERSION = "2"
 SAMPLE_ROWS = 3
 
 
 @dg.asset(
     group_name="index",
     kinds={"duckdb", "numpy"},
-    deps=["splits", "item_summaries", "personas", "persona_vectors", "interaction_vectors"],
-    description="The published index: personas, their vectors and the profiles of the users as files, made current by "
+    deps=["splits", "item_summaries", "personas", "champion_encoder", "persona_vectors", "interaction_vectors"],
+    description="The published index: personas, their vectors, the profiles of the users and the learned blend as files, made current by "
     "one atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
 )
 @patient
@@ -33,6 +34,7 @@ def persona_index(
     settings: dg.ResourceParam[Settings],
     tracking: dg.ResourceParam[Tracking],
 ) -> dg.MaterializeResult:
+    encoder, blends = _encoder_of_the_vectors(warehouse, settings, tracking)
     publication = build_index(
         warehouse,
         settings.index_path,
@@ -40,7 +42,8 @@ def persona_index(
         half_life_days=settings.encoder.half_life_days,
         max_history=settings.encoder.max_history,
         keep_generations=settings.index.keep_generations,
-        encoder=_encoder_of_the_vectors(warehouse, settings, tracking),
+        encoder=encoder,
+        blends=blends,
     )
     manifest = publication.manifest
     with warehouse.read() as connection:
@@ -63,6 +66,7 @@ def persona_index(
             "path": dg.MetadataValue.path(publication.path),
             "encoder": manifest.encoder.version or manifest.encoder.path or manifest.encoder.fingerprint,
             "encoder_fingerprint": manifest.encoder.fingerprint,
+            "blend_weight": "none learned" if manifest.blends is None else manifest.blends.of_scores.weight,
             "catalogs": dg.MetadataValue.md(_catalogs(publication)),
             "personas_per_item": dg.MetadataValue.md(_histogram(warehouse)),
             "sample": dg.MetadataValue.md(_sample(warehouse)),
@@ -81,17 +85,22 @@ def code_versions(settings: Settings) -> dict[str, str]:
     return {"persona_index": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}
 
 
-def _encoder_of_the_vectors(warehouse: Database, settings: Settings, tracking: Tracking) -> EncoderReference | None:
-    """Where the encoder of the vectors can be loaded: the champion or the untrained one; None if it is neither."""
+def _encoder_of_the_vectors(
+    warehouse: Database, settings: Settings, tracking: Tracking
+) -> tuple[EncoderReference | None, Blends | None]:
+    """Where the encoder of the vectors can be loaded: the champion, with the blend that was learned with it, or the
+    untrained one; None if it is neither."""
     with warehouse.read() as connection:
         stated = uniform_fingerprint(connection, settings.encoder.max_history)
     champion, cut = tracking.champion(), settings.encoder.max_seq_length
     if champion is not None and fingerprint(champion.path, cut) == stated:
-        return EncoderReference(fingerprint=stated, path=str(champion.path), version=str(champion.version))
+        learned = champion.tags.get(BLENDS_TAG)
+        reference = EncoderReference(fingerprint=stated, path=str(champion.path), version=str(champion.version))
+        return reference, Blends.from_json(learned) if learned else None
     base = settings.encoder.base_model
     if fingerprint(model_folder(base), cut) == stated:
-        return EncoderReference(fingerprint=stated, path=base)
-    return None
+        return EncoderReference(fingerprint=stated, path=base), None
+    return None, None
 
 
 def _catalogs(publication: Publication) -> str:

@@ -54,12 +54,14 @@ def build_index(
     max_history: int,
     keep_generations: int,
     encoder: files.EncoderReference | None = None,
+    blends: scoring.Blends | None = None,
 ) -> files.Publication:
     """Write the index of everything that has personas, and publish it unless the current generation is the same.
 
     A catalogue in the middle of its refresh, with personas that have no vector yet, keeps the shard of the current
     generation, or waits for the next one if it is new; `unfinished_catalogs` names such. `encoder` adds where the
-    encoder of the vectors can be loaded; it is recorded only if its fingerprint is theirs.
+    encoder of the vectors can be loaded; it and the `blends` learned with it are recorded only if its fingerprint is
+    theirs.
 
     Raises IndexNotBuildable when no catalogue is complete, or when the vectors come from more than one encoder; the old
     generation then stays current.
@@ -67,7 +69,7 @@ def build_index(
     with database.read() as connection:
         fingerprint = uniform_fingerprint(connection, max_history)
         if encoder is None or encoder.fingerprint != fingerprint:
-            encoder = files.EncoderReference(fingerprint=fingerprint)
+            encoder, blends = files.EncoderReference(fingerprint=fingerprint), None
         unfinished = unfinished_catalogs(connection)
 
         def write(folder: Path) -> files.Contents:
@@ -91,6 +93,7 @@ def build_index(
                 catalogs=catalogs,
                 users=_write_users(connection, folder, dimension, recency_decay, half_life_days, max_history),
                 seen=_write_seen(connection, folder),
+                blends=blends,
             )
 
         return files.publish(index_path, write, keep_generations)
@@ -215,17 +218,22 @@ def _write_users(
 ) -> int:
     source = f"FROM interaction_vectors JOIN ({HISTORIES}) AS histories USING (catalog, review_id)"
     counts = connection.execute(
-        f"SELECT histories.user_id AS user_id, count(*) AS interactions {source} GROUP BY 1 ORDER BY 1",
+        f"""
+        SELECT histories.user_id AS user_id, any_value(total) AS interactions, count(*) AS of_profile {source}
+        JOIN (SELECT user_id, count(*) AS total FROM ({POSITIVE_TRAIN}) GROUP BY 1) AS totals
+            ON totals.user_id = histories.user_id
+        GROUP BY 1 ORDER BY 1
+        """,
         {"max_history": max_history},
     ).to_arrow_table()
-    files.write_table(folder / "users.parquet", counts.select(["user_id"]).to_batches(), files.USERS)
+    files.write_table(folder / "users.parquet", counts.select(files.USERS.names).to_batches(), files.USERS)
     profiles = files.write_array(folder / "profiles.npy", (counts.num_rows, dimension), "float16")
     rows = connection.execute(
         f"SELECT vector, epoch(reviewed_at) / 86400 AS days {source} ORDER BY histories.user_id, age",
         {"max_history": max_history},
     ).to_arrow_reader(BATCH_ROWS)
     start = 0
-    for group_counts, vectors, days in _whole_users(rows, counts.column("interactions").to_numpy(), dimension):
+    for group_counts, vectors, days in _whole_users(rows, counts.column("of_profile").to_numpy(), dimension):
         offsets = np.concatenate([[0], np.cumsum(group_counts)])
         found = scoring.user_profiles(vectors, offsets, recency_decay, days, half_life_days)
         profiles[start : start + len(group_counts)] = found

@@ -14,7 +14,8 @@ belong here: where the numbers come from (`build`) and what they answer (`reader
           polarity.npy   int8    (personas,)     1 appreciative, 0 mixed, -1 critical
           items.parquet                          `ITEMS`, ordered by item_id; popularity: positive train interactions
           personas.parquet                       `PERSONAS`, ordered by item_id, persona_id
-        users.parquet                         `USERS`, ordered by user_id: users with positive train interactions
+        users.parquet                         `USERS`, ordered by user_id: users with positive train interactions, and
+                                              how many these are
         profiles.npy     float16 (users, d)   their unit profiles, in the order of users.parquet, over all catalogues
         seen.parquet                          `SEEN`, ordered by user_id: all train interactions, to be left out
 
@@ -41,7 +42,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-FORMAT_VERSION = 1
+from persona4rec_pipeline.index.scoring import Blends
+
+FORMAT_VERSION = 2
 CURRENT = "current"
 GENERATIONS = "generations"
 MANIFEST = "manifest.json"
@@ -64,7 +67,7 @@ PERSONAS = pa.schema(
         ("source", pa.string()),
     ]
 )
-USERS = pa.schema([("user_id", pa.string())])
+USERS = pa.schema([("user_id", pa.string()), ("interactions", pa.int64())])
 SEEN = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("catalog", pa.string())])
 
 # Fixed, so that equal rows give equal bytes, however the rows arrived.
@@ -106,7 +109,10 @@ class CatalogCounts(Record):
 
 
 class Contents(Record):
-    """What a generation says about itself, apart from its number, its time and its checksums."""
+    """What a generation says about itself, apart from its number, its time and its checksums.
+
+    blends: how candidates and personas are blended, as learned with this encoder; None where nothing was learned.
+    """
 
     encoder: EncoderReference
     dimension: int
@@ -115,6 +121,7 @@ class Contents(Record):
     catalogs: dict[str, CatalogCounts]
     users: int
     seen: int
+    blends: Blends | None
 
 
 class Manifest(Contents):

@@ -10,7 +10,7 @@ item_id may be given; a bare item_id means the item of the first catalogue, in a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from persona4rec_pipeline.index import files, scoring
 from persona4rec_pipeline.index.files import IndexCorrupt, IndexMissing, IndexProblem, Manifest
+from persona4rec_pipeline.index.scoring import Blend
 
 Item = str | tuple[str, str]
 
@@ -31,6 +32,10 @@ UNKNOWN_USER = "unknown_user"  # no train interaction at all
 NO_POSITIVE_HISTORY = "no_positive_history"  # train interactions, but none that is positive
 NO_PROFILE = "no_profile"  # `rerank` was given no profile
 
+# Scores of candidates, either way: the squares of larger ones are no numbers any more.
+MAX_SCORE = 1e100
+# Where no blend was learned.
+_PERSONAS_ALONE, _PERSONAS_ALONE_BY_PLACE = Blend("score", 1.0), Blend("rank", 1.0)
 # How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
 OPENING_TRIES = 3
 
@@ -48,6 +53,7 @@ class Recommendation:
 
     `persona_id`, `persona_name`, `why` (one sentence) and `quotes` are those of the winning persona; without one, `why`
     says where the item comes from. `catalog` is None for an unknown item that was named without its catalogue.
+    `candidate_place` is its place, from 1, in the candidate order that was reranked; None where there was none.
     """
 
     item_id: str
@@ -60,6 +66,7 @@ class Recommendation:
     quotes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     fallback: str | None = None
+    candidate_place: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -236,32 +243,73 @@ class PersonaIndex:
         best = eligible[np.argsort(-scores[eligible], kind="stable")][:k]
         return [self._scored(int(row), float(scores[row]), int(winners[row])) for row in best]
 
-    def rerank(
-        self, profile: np.ndarray | None, candidates: Iterable[Item], k: int | None = None
-    ) -> list[Recommendation]:
-        """Order candidates for a profile, float32 (d,) and of unit length; no candidate is ever dropped.
+    def interactions_of(self, user_id: str) -> int:
+        """Positive train interactions of a user; 0 for a user without profile."""
+        row = self._users.get(user_id)
+        return 0 if row is None else int(self._interactions[row])
 
-        An item that the index does not know keeps its place and is flagged `unknown_item`; the known ones share the
-        remaining places by score, equal ones in the order given, those without appreciative or mixed persona last,
-        flagged `no_favourable_persona`. An item named more than once is answered once, at its first place. Without a
-        profile the order stays as given, with the fallback `no_profile`. `k` cuts the ordered list: None keeps all,
-        k <= 0 none. Raises ValueError when the profile is not of shape (d,) or not finite.
+    def persona_weight(self, interactions: int | None = None, with_scores: bool = True) -> float:
+        """How much `rerank` lets the personas count, 0 (candidate order) to 1 (personas alone), if it is not told.
+
+        As learned on validation targets for users with so many positive interactions (None: of all users), for candidates
+        that come with scores or in an order alone; 1 where nothing was learned.
         """
-        names = list(dict.fromkeys(candidates))
+        blend = self._blend(with_scores)
+        return blend.weight if interactions is None else blend.weight_for(interactions)
+
+    def rerank(
+        self,
+        profile: np.ndarray | None,
+        candidates: Iterable[Item],
+        k: int | None = None,
+        *,
+        scores: Sequence[float] | None = None,
+        interactions: int | None = None,
+        weight: float | None = None,
+    ) -> list[Recommendation]:
+        """Order candidates, best first, for a profile, float32 (d,) and of unit length; no candidate is ever dropped.
+
+        The order blends that of the candidates with that of the personas (`scoring.combine`). scores: of the candidates,
+        one each; where they are given they decide the candidate order, equal ones in the order given. weight: of the
+        personas, 0 to 1; default: `persona_weight` for `interactions`, the user's positive interactions.
+
+        An item that the index does not know keeps its place in the candidate order and is flagged `unknown_item`; the
+        known ones share the remaining places, equal ones in candidate order. One without appreciative or mixed persona
+        counts as the least similar, at weight 1 it comes last; it is flagged `no_favourable_persona`. An item named more
+        than once is answered once, at its first mention. Without a profile the order is that of the candidates, with the
+        fallback `no_profile`. `k` cuts the ordered list: None keeps all, k <= 0 none. Raises ValueError when the profile
+        is not of shape (d,) or not finite, when scores are no numbers up to MAX_SCORE or not one each, and for a weight beyond 0 to 1.
+        """
+        names = list(candidates)
+        own_scores = _checked_scores(scores, len(names))
+        if weight is not None and not 0 <= weight <= 1:
+            raise ValueError(f"The weight of the personas is a number from 0 to 1, not {weight}.")
         rows = np.array([self._row(name) for name in names], np.int64)
-        names, rows = self._without_repeats(names, rows)
+        kept = np.array(_first_mentions(names, rows), np.int64)
+        if own_scores is not None:
+            kept = kept[np.argsort(-own_scores[kept], kind="stable")]
+            own_scores = own_scores[kept]
+        names, rows = [names[place] for place in kept], rows[kept]
         if k is not None and k <= 0:
             return []
         if profile is None:
-            return [self._unscored(name, int(row), NO_PROFILE) for name, row in zip(names[:k], rows[:k], strict=True)]
-        scores, winners = self._score(self._checked(profile), rows)
+            fallbacks = [self._unscored(name, int(row), NO_PROFILE) for name, row in zip(names, rows, strict=True)]
+            return [replace(entry, candidate_place=place) for place, entry in enumerate(fallbacks[:k], start=1)]
+        if weight is None:
+            weight = self.persona_weight(interactions, own_scores is not None)
+        found, winners = self._score(self._checked(profile), rows)
+        # Places alone: their descending numbers stand for scores, and only a blend by rank makes sense of them.
+        ordered_by = scoring.combine(
+            -np.arange(len(names), dtype=np.float64) if own_scores is None else own_scores,
+            found,
+            weight,
+            self._blend(own_scores is not None).normalisation,
+        )
         answers: list[Recommendation] = []
-        for position in scoring.order_candidates(scores)[:k]:
-            row, score, winner = int(rows[position]), float(scores[position]), int(winners[position])
-            if winner < 0:
-                answers.append(self._unscored(names[position], row, None))
-            else:
-                answers.append(self._scored(row, score, winner))
+        for position in scoring.order_candidates(ordered_by)[:k]:
+            row, score, winner = int(rows[position]), float(found[position]), int(winners[position])
+            entry = self._unscored(names[position], row, None) if winner < 0 else self._scored(row, score, winner)
+            answers.append(replace(entry, candidate_place=int(position) + 1))
         return answers
 
     def explain(self, profile: np.ndarray, item: Item) -> Explanation:
@@ -325,7 +373,9 @@ class PersonaIndex:
         return shard
 
     def _open_users(self) -> None:
-        ids = files.read_table(self.path / "users.parquet", files.USERS).column("user_id").to_pylist()
+        users = files.read_table(self.path / "users.parquet", files.USERS)
+        ids = users.column("user_id").to_pylist()
+        self._interactions = users.column("interactions").to_numpy()
         self._users = {user_id: row for row, user_id in enumerate(ids)}
         self._profiles = files.read_array(self.path / "profiles.npy", (len(ids), self.dimension), "float16")
         seen = files.read_table(self.path / "seen.parquet", files.SEEN)
@@ -366,12 +416,11 @@ class PersonaIndex:
         shard = self._shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
         return shard, row - shard.first
 
-    @staticmethod
-    def _without_repeats(names: list[Item], rows: np.ndarray) -> tuple[list[Item], np.ndarray]:
-        """An item may be named both bare and with its catalogue; its first mention stays."""
-        first: dict[int, int] = {}
-        keep = [i for i, row in enumerate(rows.tolist()) if row < 0 or first.setdefault(row, i) == i]
-        return [names[i] for i in keep], rows[keep]
+    def _blend(self, with_scores: bool) -> Blend:
+        blends = self.manifest.blends
+        if blends is None:
+            return _PERSONAS_ALONE if with_scores else _PERSONAS_ALONE_BY_PLACE
+        return blends.of_scores if with_scores else blends.of_places
 
     def _checked(self, profile: np.ndarray) -> np.ndarray:
         profile = np.asarray(profile, np.float32)
@@ -460,6 +509,25 @@ class PersonaIndex:
             source=persona["source"],
             score=score,
         )
+
+
+def _first_mentions(names: Sequence[Item], rows: np.ndarray) -> list[int]:
+    """Positions that stay: an item may be named more than once, both bare and with its catalogue."""
+    first: dict[Item | int, int] = {}
+    named = (row if row >= 0 else name for name, row in zip(names, rows.tolist(), strict=True))
+    return [place for place, key in enumerate(named) if first.setdefault(key, place) == place]
+
+
+def _checked_scores(scores: Sequence[float] | None, candidates: int) -> np.ndarray | None:
+    if scores is None:
+        return None
+    found = np.asarray(scores, np.float64)
+    if found.shape != (candidates,) or not (np.abs(found) <= MAX_SCORE).all():
+        raise ValueError(
+            f"Scores are one number of at most {MAX_SCORE:g} for each of the {candidates} candidates; these have shape "
+            f"{found.shape}."
+        )
+    return found
 
 
 def _columns(table: pa.Table) -> dict[str, pa.Array]:

@@ -1,6 +1,6 @@
 """User profile and score: the one place where they are computed, for building, serving and evaluation alike.
 
-Belongs here: arithmetic on vectors, numpy only. Does not belong here: ids, files, texts. Vectors are float16 or float32
+Belongs here: arithmetic on vectors and scores, numpy only. Does not belong here: ids, files, texts. Vectors are float16 or float32
 of shape (n, d) and unit length (up to float16 rounding); items are rows; the personas of item row i are the vector rows
 `offsets[i]` to `offsets[i + 1]` (exclusive); `polarity` is 1 appreciative, 0 mixed, -1 critical.
 
@@ -11,7 +11,9 @@ people an item disappointed is no reason to recommend it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -23,6 +25,8 @@ _HALF_SCALE = np.float32(2.0**112)
 
 NO_PERSONA = -1
 NO_SCORE = float("-inf")
+# Users by positive train interactions, lowest count of each segment: those that may have a blend weight of their own.
+SEGMENTS = {"1": 1, "2-4": 2, "5+": 5}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,48 @@ class Reranking:
     order: np.ndarray
     scores: np.ndarray
     winners: np.ndarray
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How much the personas count beside the candidate order.
+
+    normalisation: of the candidate scores, `score` or `rank`, see `blend`. weight: of the personas, 0 to 1. by_history: the
+    weight of users of a segment of SEGMENTS that has its own.
+    """
+
+    normalisation: str
+    weight: float
+    by_history: Mapping[str, float] = field(default_factory=dict)
+
+    def weight_for(self, interactions: int) -> float:
+        """The weight for a user with so many positive train interactions; 0 without any."""
+        return self.by_history.get(segment_of(interactions), self.weight) if interactions else 0.0
+
+
+@dataclass(frozen=True)
+class Blends:
+    """What is served: `of_scores` for candidates that come with scores, `of_places` for those in an order alone."""
+
+    of_scores: Blend
+    of_places: Blend
+
+    def to_json(self) -> str:
+        """As one line of JSON, to be kept with the encoder."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Blends:
+        """What `to_json` wrote."""
+        return cls(**{name: Blend(**found) for name, found in json.loads(text).items()})
+
+
+CANDIDATE_ORDER = Blend("score", 0.0)
+
+
+def segment_of(interactions: int) -> str:
+    """The segment of SEGMENTS of a user with at least one interaction."""
+    return [name for name, lowest in SEGMENTS.items() if interactions >= lowest][-1]
 
 
 def history_weights(
@@ -137,6 +183,18 @@ def order_candidates(scores: np.ndarray) -> np.ndarray:
     places = np.flatnonzero(~np.isnan(scores))
     order[places] = places[np.argsort(-scores[places], kind="stable")]
     return order
+
+
+def combine(
+    candidate_scores: np.ndarray, persona_scores: np.ndarray, weight: float, normalisation: str = "score"
+) -> np.ndarray:
+    """What candidates are ordered by, float64 (..., n): their own scores at weight 0, the persona scores at weight 1,
+    between them the `blend` of both. Arguments as there."""
+    if weight <= 0:
+        return np.asarray(candidate_scores, np.float64)
+    if weight >= 1:
+        return np.asarray(persona_scores, np.float64)
+    return blend(candidate_scores, persona_scores, weight, normalisation)
 
 
 def blend(

@@ -2,7 +2,8 @@
 
     GET  /healthz                                       generation, encoder, counts; 503 without an index
     GET  /v1/users/{user_id}/recommendations?k=         the k best unseen items with their reasons
-    POST /v1/rerank                                     {"user_id", "candidates", "k"}: candidates in the user's order
+    POST /v1/rerank                                     {"user_id", "candidates", "scores", "weight", "k"}: candidates in the
+                                                        user's order, blended with their own as learned, or as told
     GET  /v1/items/{item_id}/personas?catalog=          all personas of an item
 
 Belongs here: routes, what a request may look like, errors. Does not belong here: any ranking. What an unknown user, an
@@ -12,6 +13,7 @@ unknown candidate or a repeated one gets is said in `index/reader.py`; the API h
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +21,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from persona4rec_pipeline import __version__
 from persona4rec_pipeline.index import IndexProblem, UnknownItem
+from persona4rec_pipeline.index.reader import MAX_SCORE
 from persona4rec_pipeline.serving.current import LOOK_EVERY_S, CurrentIndex
 
 DEFAULT_K = 10
@@ -31,6 +34,7 @@ MAX_K = 1_000
 MAX_CANDIDATES = 10_000
 MAX_ID_CHARACTERS = 1_000
 
+Score = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)]
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 
@@ -55,13 +59,27 @@ class CatalogItem(BaseModel):
 
 
 class RerankRequest(BaseModel):
-    """Candidates to order for a user; a bare item_id means the item of the first catalogue that has it."""
+    """Candidates to order for a user, best first; a bare item_id means the item of the first catalogue that has it.
+
+    scores: the candidates' own, one each. weight: of the personas, 0 (candidate order) to 1 (personas alone); default: as
+    learned.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     user_id: Identifier
     candidates: Annotated[list[Identifier | CatalogItem], Field(max_length=MAX_CANDIDATES)]
+    scores: Annotated[list[Score], Field(max_length=MAX_CANDIDATES)] | None = None
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
     k: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_score_each(self) -> RerankRequest:
+        if self.scores is not None and len(self.scores) != len(self.candidates):
+            raise ValueError(
+                f"scores: give one for each of the {len(self.candidates)} candidates, not {len(self.scores)}"
+            )
+        return self
 
 
 def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verify: bool = True) -> FastAPI:
@@ -92,6 +110,7 @@ def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verif
             "encoder_fingerprint": index.encoder_fingerprint,
             "catalogs": {name: dict(counts) for name, counts in index.manifest.catalogs.items()},
             "users": index.manifest.users,
+            "blends": None if index.manifest.blends is None else asdict(index.manifest.blends),
         }
 
     @app.get("/v1/users/{user_id:path}/recommendations")
@@ -108,11 +127,18 @@ def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verif
     def rerank(request: RerankRequest) -> dict[str, Any]:
         index = current.get()
         candidates = [item if isinstance(item, str) else (item.catalog, item.item_id) for item in request.candidates]
-        ranking = index.rerank(index.profile_of(request.user_id), candidates, request.k)
+        fallback, interactions = index.fallback_for(request.user_id), index.interactions_of(request.user_id)
+        weight = request.weight
+        if weight is None:
+            weight = index.persona_weight(interactions, request.scores is not None)
+        ranking = index.rerank(
+            index.profile_of(request.user_id), candidates, request.k, scores=request.scores, weight=weight
+        )
         return {
             "user_id": request.user_id,
             "generation": index.generation,
-            "fallback": index.fallback_for(request.user_id),
+            "fallback": fallback,
+            "weight": None if fallback else weight,
             "candidates": [item.to_dict() for item in ranking],
         }
 

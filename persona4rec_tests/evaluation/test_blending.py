@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from persona4rec_pipeline.evaluation.blending import CANDIDATE_ORDER, Blend, learn_blend, segment_of
+from persona4rec_pipeline.evaluation.blending import blend_scores, learn_blend, learn_blends
 from persona4rec_pipeline.evaluation.panel import Slate, target_ranks
-from persona4rec_pipeline.index.scoring import NO_SCORE, order_candidates
+from persona4rec_pipeline.index.scoring import CANDIDATE_ORDER, NO_SCORE, Blend, Blends, order_candidates, segment_of
 
 DEPTH = 10
 
@@ -40,7 +40,9 @@ def test_personas_that_know_the_target_get_weight_and_the_blend_gains():
     persona = knowing(slate, 3)
     blend = learn_blend(slate, persona)
     assert blend.weight >= 0.5
-    before, after = (target_ranks(slate, scores).mean() for scores in (slate.scores, blend.scores(slate, persona)))
+    before, after = (
+        target_ranks(slate, scores).mean() for scores in (slate.scores, blend_scores(blend, slate, persona))
+    )
     assert after < before - 1
 
 
@@ -49,7 +51,7 @@ def test_personas_that_know_nothing_get_no_weight():
     blend = learn_blend(slate, knowing(slate, 0))
     assert blend.weight == 0
     np.testing.assert_array_equal(
-        target_ranks(slate, blend.scores(slate, knowing(slate, 0))), target_ranks(slate, slate.scores)
+        target_ranks(slate, blend_scores(blend, slate, knowing(slate, 0))), target_ranks(slate, slate.scores)
     )
 
 
@@ -73,15 +75,22 @@ def test_users_of_one_history_length_get_a_weight_of_their_own_where_that_helps(
 
 def test_a_user_without_history_keeps_the_candidate_order_at_any_weight():
     slate = slate_of(4, anywhere, [0, 1, 0, 9])
-    scores = Blend("score", 1.0).scores(slate, knowing(slate, 5))
+    scores = blend_scores(Blend("score", 1.0), slate, knowing(slate, 5))
     np.testing.assert_array_equal(scores[[0, 2]], slate.scores[[0, 2]])
     assert (target_ranks(slate, scores)[[1, 3]] == 1).all()
     assert learn_blend(slate_of(3, anywhere, 0), np.zeros((3, DEPTH))) == CANDIDATE_ORDER
 
 
+def test_candidates_in_an_order_alone_get_a_blend_that_goes_by_places():
+    slate = slate_of(300, anywhere)
+    blends = learn_blends(slate, knowing(slate, 3))
+    assert blends.of_places.normalisation == "rank" and blends.of_places.weight > 0
+    assert blends.of_scores == learn_blend(slate, knowing(slate, 3))
+
+
 def test_a_blend_is_kept_as_text():
-    blend = Blend("rank", 0.3, {"5+": 0.7})
-    assert Blend.from_json(blend.to_json()) == blend
+    blends = Blends(Blend("score", 0.3, {"5+": 0.7}), Blend("rank", 0.1))
+    assert Blends.from_json(blends.to_json()) == blends
     assert [segment_of(count) for count in (1, 2, 4, 5, 99)] == ["1", "2-4", "2-4", "5+", "5+"]
 
 
@@ -108,5 +117,5 @@ def test_the_length_of_a_list_does_not_matter_to_the_others(normalisation):
         ["u0", "x"], [slate.targets[0], "i0"], [slate.keys[0], slate.keys[0][:3]],
         np.where(np.arange(DEPTH) < [[DEPTH], [3]], slate.scores, NO_SCORE), slate.interactions,
     )  # fmt: skip
-    np.testing.assert_allclose(blend.scores(short, persona)[0], blend.scores(slate, persona)[0])
-    assert np.isneginf(blend.scores(short, persona)[1, 3:]).all()
+    np.testing.assert_allclose(blend_scores(blend, short, persona)[0], blend_scores(blend, slate, persona)[0])
+    assert np.isneginf(blend_scores(blend, short, persona)[1, 3:]).all()

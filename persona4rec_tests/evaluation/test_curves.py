@@ -15,7 +15,13 @@ from persona4rec_pipeline.encoder.stored import base_encoder
 from persona4rec_pipeline.evaluation.ablations import gains_by_history, history_bins
 from persona4rec_pipeline.evaluation.candidates import propose, read_interactions, read_panel
 from persona4rec_pipeline.evaluation.curves import Plot
-from persona4rec_pipeline.evaluation.learning import LearningPoint, learning_curve, sample_pairs
+from persona4rec_pipeline.evaluation.learning import (
+    LearningPoint,
+    SeedPoint,
+    learning_curve,
+    repeated_seeds,
+    sample_pairs,
+)
 from persona4rec_pipeline.evaluation.report import Encoders
 from persona4rec_pipeline.evaluation.report_page import render_report
 from persona4rec_pipeline.evaluation.significance import Estimate
@@ -112,6 +118,26 @@ def test_the_learning_curve_trains_on_samples_and_leaves_nothing_behind(learning
     assert not stale.parent.exists() and not (settings.home / "mlflow").exists()
 
 
+def test_the_training_is_repeated_with_other_seeds_and_leaves_nothing_behind(learning_home):
+    settings, warehouse = learning_home
+    base = base_encoder(warehouse, settings.encoder)
+    points = repeated_seeds(warehouse, settings, base, Renamed(base), "test")
+    assert [point.seed for point in points] == [7, 8, 9]
+    assert points[0].gain_over_untrained.value == 0, "the newest encoder is not trained again"
+    assert not (settings.home / "staging" / "seeds").exists() and not (settings.home / "mlflow").exists()
+
+
+@pytest.mark.parametrize("changes", [{"encoder": {"method": "lora"}}, {"evaluation": {"training_seeds": 1}}])
+def test_other_methods_and_a_single_seed_repeat_nothing(learning_home, changes, monkeypatch):
+    settings, warehouse = learning_home
+    monkeypatch.setattr("persona4rec_pipeline.encoder.trials.train_encoder", None)
+    base = base_encoder(warehouse, settings.encoder)
+    assert repeated_seeds(warehouse, settings, base, base, "test") == []
+    for group, values in changes.items():
+        settings = settings.model_copy(update={group: getattr(settings, group).model_copy(update=values)})
+    assert repeated_seeds(warehouse, settings, base, Renamed(base), "test") == []
+
+
 @pytest.mark.parametrize("changes", [{"encoder": {"method": "lora"}}, {"evaluation": {"learning_curve": False}}])
 def test_other_methods_and_a_report_without_the_curve_train_nothing(learning_home, changes, monkeypatch):
     settings, warehouse = learning_home
@@ -130,21 +156,28 @@ def test_without_a_panel_nothing_is_trained(tmp_path, monkeypatch):
     settings = load_settings({}, home=tmp_path, encoder={"max_seq_length": 32})
     base = base_encoder(warehouse, settings.encoder)
     assert learning_curve(warehouse, settings, base, Renamed(base), "test") == []
+    assert repeated_seeds(warehouse, settings, base, Renamed(base), "test") == []
 
 
 POINTS = [
     LearningPoint(share, pairs, Estimate(0.2, 0.1, 0.3), Estimate(0.0, -0.1, 0.1))
     for share, pairs in ((0.0, 0), (0.1, 1200), (1.0, 12000))
 ]
+SEEDS = [
+    SeedPoint(seed, Estimate(value, 0.1, 0.4), Estimate(0.0, -0.1, 0.1))
+    for seed, value in ((7, 0.21), (8, 0.23), (9, 0.25))
+]
 
 
 def test_the_page_shows_the_curves_with_labels_and_no_style_of_their_own(tmp_path):
-    report = replace(evaluated(shop_with_panel(tmp_path)), learning=POINTS)
+    report = replace(evaluated(shop_with_panel(tmp_path)), learning=POINTS, seeds=SEEDS)
+    assert report.seed_spread() == pytest.approx((0.23, 0.02))
     page = render_report(report, Settings(home=tmp_path))
     for section in ("history", "personas-per-item", "learning"):
         assert f'<section id="{section}">' in page and f'href="#{section}"' in page
     labels = re.findall(r'<svg class="curve"[^>]* aria-label="([^"]+)"', page)
     assert len(labels) == 3 and all("95" not in label and " to " in label for label in labels)
+    assert "NDCG@10 is 0.2300 on average, with a standard deviation of 0.0200" in page
     assert "12,000" in page and "style=" not in page and "<script" not in page
     assert "&lt;" not in page, "a section was escaped as a whole"
 
@@ -166,7 +199,13 @@ def test_the_curves_are_in_the_json_and_empty_where_nobody_was_trained_or_is_in_
     assert [limit["most"] for limit in saved["personas_per_item"]["limits"]] == [1, 3, 5, 7]
     assert saved["learning_curve"] == []
     assert "No encoder was trained yet" in render_report(untrained, Settings(home=tmp_path))
-    learned = replace(untrained, learning=POINTS).to_dict()["learning_curve"][1]
+    learned = replace(untrained, learning=POINTS, seeds=SEEDS).to_dict()
+    assert [(point["seed"], point["ndcg_at_10"]["value"]) for point in learned["training_seeds"]] == [
+        (7, 0.21),
+        (8, 0.23),
+        (9, 0.25),
+    ]
+    learned = learned["learning_curve"][1]
     assert learned["pairs"] == 1200 and learned["ndcg_at_10"] == {"value": 0.2, "low": 0.1, "high": 0.3}
     nobody = evaluated(shop_with_panel(tmp_path / "two", panel=0)).to_dict()
     assert (nobody["gain_by_history"], nobody["personas_per_item"], nobody["learning_curve"]) == ([], None, [])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ import pytest
 
 from persona4rec_pipeline.index import PersonaIndex, assets
 from persona4rec_pipeline.index.build import IndexNotBuildable
+from persona4rec_pipeline.index.scoring import Blend, Blends
 from persona4rec_pipeline.settings import Settings
 from persona4rec_tests.index.builders import ENCODER, Shop, two_catalogues
 
@@ -20,6 +22,7 @@ class Champion:
 
     path: Path = Path("/models/champion")
     version: str = "3"
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,6 +68,20 @@ def test_unchanged_tables_give_the_same_data_version_and_no_new_generation(tmp_p
     assert again.metadata["generation"].value == 1
     versions = [found.tags["dagster/data_version"] for found in (first, again)]
     assert versions[0] == versions[1]
+
+
+def test_the_blend_that_was_learned_with_the_champion_is_published_and_another_one_publishes_anew(tmp_path, encoders):
+    shop = two_catalogues(tmp_path).store()
+    for generation, weight in ((1, 0.4), (2, 0.6)):
+        learned = Blends(Blend("score", weight, {"5+": 0.7}), Blend("rank", 0.1))
+        metadata = materialise(shop, Champion(tags={"blends": learned.to_json()})).metadata
+        assert (metadata["generation"].value, metadata["blend_weight"].value) == (generation, weight)
+        assert PersonaIndex.open(shop.index_path).manifest.blends == learned
+    # Of another encoder's vectors the champion's weights say nothing.
+    encoders[Path("/models/champion")] = "newer"
+    assert (
+        materialise(shop, Champion(tags={"blends": learned.to_json()})).metadata["blend_weight"].value == "none learned"
+    )
 
 
 def test_a_champion_that_did_not_make_the_vectors_is_not_named_as_their_encoder(tmp_path, encoders):

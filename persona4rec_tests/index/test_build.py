@@ -108,6 +108,16 @@ def test_a_vector_of_a_held_out_or_negative_interaction_never_reaches_a_profile(
     assert index.profile_of("bob") is None
 
 
+def test_all_positive_train_interactions_of_a_user_are_counted_whether_they_make_the_profile_or_not(tmp_path):
+    shop = Shop(tmp_path).item("a", (axis(0), "appreciative"))
+    for _ in range(4):
+        shop.interaction("ann", "a", axis(0))
+    shop.interaction("ann", "a").interaction("ann", "a", positive=False).interaction("ann", "a", axis(0), split="test")
+    shop.publish(max_history=2)
+    index = PersonaIndex.open(shop.index_path)
+    assert index.interactions_of("ann") == 5 and index.interactions_of("bob") == 0
+
+
 def test_an_item_without_personas_is_in_the_index_and_can_be_popular(tmp_path):
     shop = Shop(tmp_path).item("a", (axis(0), "appreciative")).item("bare").item("c", (axis(1), "mixed"))
     shop.interaction("ann", "a", axis(1)).interaction("bob", "bare")

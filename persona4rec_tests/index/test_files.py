@@ -23,6 +23,7 @@ def contents() -> files.Contents:
         catalogs={},
         users=0,
         seen=0,
+        blends=None,
     )
 
 
@@ -115,9 +116,12 @@ def test_rolling_back_makes_an_old_generation_current_and_refuses_one_that_is_go
 
 
 def test_equal_tables_give_equal_bytes_however_the_rows_arrived(tmp_path):
-    rows = [f"user {number}" for number in range(1000)]
+    rows, counts = [f"user {number}" for number in range(1000)], list(range(1000))
     for name, step in (("one", 1000), ("many", 7)):
-        batches = [pa.record_batch({"user_id": rows[i : i + step]}, schema=files.USERS) for i in range(0, 1000, step)]
+        batches = [
+            pa.record_batch({"user_id": rows[i : i + step], "interactions": counts[i : i + step]}, files.USERS)
+            for i in range(0, 1000, step)
+        ]
         assert files.write_table(tmp_path / name, batches, files.USERS) == 1000
     assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 
@@ -174,10 +178,13 @@ def test_a_missing_index_says_how_to_make_one(tmp_path):
 
 
 def test_a_manifest_of_another_format_is_refused(tmp_path):
-    path = two_catalogues(tmp_path).publish().path / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+    shop = two_catalogues(tmp_path)
+    path = shop.publish().path / "manifest.json"
+    path.write_text(path.read_text().replace(f'"format_version": {files.FORMAT_VERSION}', '"format_version": 99'))
     with pytest.raises(IndexCorrupt, match="format 99"):
         PersonaIndex.open(tmp_path / "index")
+    # What another version published is no obstacle to publishing anew.
+    assert shop.publish().generation == 2
 
 
 def test_the_manifest_counts_what_is_there(tmp_path):

@@ -9,7 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from persona4rec_pipeline.evaluation.blending import blend_scores
+from persona4rec_pipeline.evaluation.panel import Slate
 from persona4rec_pipeline.index import PersonaIndex, UnknownItem
+from persona4rec_pipeline.index.scoring import Blend, Blends, order_candidates
 from persona4rec_tests.index.builders import ENCODER, Shop, axis, two_catalogues, unit
 
 
@@ -151,6 +154,75 @@ def test_without_a_profile_candidates_keep_their_order_and_the_fallback_is_state
     answer = index.rerank(None, ["odd", "novel", "dune"])
     assert names(answer) == ["books/odd", "novel", "books/dune"]
     assert {r.fallback for r in answer} == {"no_profile"}
+
+
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory) -> PersonaIndex:
+    """An index with learned weights: half for candidates with scores, none for users of one item; a tenth by places."""
+    shop = two_catalogues(tmp_path_factory.mktemp("home"))
+    shop.publish(blends=Blends(Blend("score", 0.5, {"1": 0.0}), Blend("rank", 0.1)))
+    return PersonaIndex.open(shop.index_path)
+
+
+# Cosines with the profile: dune 1, emma .7, odd 0.
+BY_PERSONA = profile(1)
+CANDIDATES = ["odd", "emma", "dune"]
+
+
+def test_the_learned_weight_goes_by_the_history_of_the_user_and_by_whether_there_are_scores(blended, index):
+    assert blended.interactions_of("ann") == 2 and blended.interactions_of("nobody") == 0
+    assert [blended.persona_weight(count) for count in (None, 0, 1, 2)] == [0.5, 0.0, 0.0, 0.5]
+    assert blended.persona_weight(2, with_scores=False) == 0.1
+    assert index.persona_weight(2) == index.persona_weight(with_scores=False) == 1.0
+
+
+def test_candidates_are_ordered_by_the_blend_that_evaluation_reports(blended):
+    scores = [3.0, 2.0, 0.5]
+    answer = blended.rerank(BY_PERSONA, CANDIDATES, scores=scores, interactions=2)
+    cosines = np.array([0, unit(1, 1)[0], 1])
+    slate = Slate(["ann"], ["books/odd"], [CANDIDATES], np.array([scores]), np.array([2]))
+    expected = order_candidates(blend_scores(blended.manifest.blends.of_scores, slate, cosines[None])[0])
+    assert [entry.item_id for entry in answer] == [CANDIDATES[place] for place in expected]
+    assert [entry.candidate_place for entry in answer] == [place + 1 for place in expected]
+    # A user of one item, for whom the personas did not help, keeps the candidate order, with the reasons.
+    kept = blended.rerank(BY_PERSONA, CANDIDATES, scores=scores, interactions=1)
+    assert [entry.item_id for entry in kept] == CANDIDATES and kept[1].persona_name
+
+
+def test_scores_decide_the_candidate_order_whatever_order_they_come_in(blended):
+    forwards = blended.rerank(BY_PERSONA, CANDIDATES, scores=[3, 2, 0.5], interactions=2)
+    backwards = blended.rerank(BY_PERSONA, CANDIDATES[::-1], scores=[0.5, 2, 3], interactions=2)
+    assert forwards == backwards
+    assert names(blended.rerank(None, ["odd", "novel", "dune"], scores=[1, 3, 2])) == [
+        "novel",
+        "books/dune",
+        "books/odd",
+    ]
+
+
+def test_a_weight_that_is_told_is_taken_from_candidate_order_to_personas_alone(blended):
+    assert names(blended.rerank(BY_PERSONA, CANDIDATES, weight=0)) == ["books/odd", "books/emma", "books/dune"]
+    assert names(blended.rerank(BY_PERSONA, CANDIDATES, weight=1)) == ["books/dune", "books/emma", "books/odd"]
+    assert names(blended.rerank(BY_PERSONA, CANDIDATES)) == ["books/odd", "books/emma", "books/dune"]
+
+
+def test_in_a_blend_an_unknown_candidate_keeps_its_place_and_a_repeated_one_its_first_score(blended):
+    repeated = ["odd", "novel", "dune", ("books", "odd"), "novel"]
+    found = blended.rerank(BY_PERSONA, repeated, scores=[2, 1.5, 1, 9, 8], weight=0.9)
+    assert names(found) == ["books/dune", "novel", "books/odd"]
+    assert [entry.candidate_place for entry in found] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, np.nan, 2.0], [1.0, 2.0, 1e200], [[1.0], [2.0], [3.0]]])
+def test_scores_that_are_not_one_finite_number_each_are_refused(blended, scores):
+    with pytest.raises(ValueError, match="for each of the 3"):
+        blended.rerank(BY_PERSONA, CANDIDATES, scores=scores)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_beyond_its_range_is_refused(blended, weight):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        blended.rerank(BY_PERSONA, CANDIDATES, weight=weight)
 
 
 @pytest.mark.parametrize("wrong", [np.ones(3), np.full(8, np.nan), np.ones((1, 8))])

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from persona4rec_pipeline.index.scoring import Blend, Blends
 from persona4rec_pipeline.serving.service import create_app
 from persona4rec_tests.index.builders import ENCODER, axis, two_catalogues
 
@@ -77,6 +78,23 @@ def test_reranking_for_an_unknown_user_keeps_the_order_and_states_the_fallback(c
     assert [item["item_id"] for item in answer["candidates"]] == ["emma"]
 
 
+def test_candidates_are_blended_with_their_own_order_as_learned_or_as_told(tmp_path):
+    shop = two_catalogues(tmp_path)
+    shop.publish(blends=Blends(Blend("score", 0.0, {"2-4": 0.9}), Blend("rank", 0.2)))
+    client = TestClient(create_app(shop.index_path))
+    body = {"user_id": "ann", "candidates": ["odd", "emma", "dune"]}
+
+    def asked(**more):
+        answer = client.post("/v1/rerank", json=body | more).json()
+        return answer["weight"], [(item["item_id"], item["candidate_place"]) for item in answer["candidates"]]
+
+    assert asked() == (0.2, [("odd", 1), ("emma", 2), ("dune", 3)])
+    assert asked(scores=[1.2, 1.1, 1.0]) == (0.9, [("dune", 3), ("emma", 2), ("odd", 1)])
+    assert asked(scores=[1.0, 1.1, 1.2], weight=0) == (0.0, [("dune", 1), ("emma", 2), ("odd", 3)])
+    assert asked(user_id="nobody")[0] is None
+    assert client.get("/healthz").json()["blends"]["of_places"]["weight"] == 0.2
+
+
 def test_no_candidates_give_no_candidates(client):
     assert client.post("/v1/rerank", json={"user_id": "ann", "candidates": []}).json()["candidates"] == []
 
@@ -119,6 +137,10 @@ def test_a_bad_k_is_a_422_that_names_it(client, k):
         b'{"user_id": "ann", "candidates": [], "k": NaN}',
         b'{"user_id": "ann", "candidates": [], "kk": 1}',
         b'{"user_id": "ann", "candidates": [{"item_id": "dune"}]}',
+        b'{"user_id": "ann", "candidates": ["dune"], "scores": [1, 2]}',
+        b'{"user_id": "ann", "candidates": ["dune"], "scores": [NaN]}',
+        b'{"user_id": "ann", "candidates": ["dune"], "scores": [1e300]}',
+        b'{"user_id": "ann", "candidates": ["dune"], "weight": 1.5}',
         b"\xff\xfe",
     ],
 )
@@ -141,9 +163,10 @@ json_values = st.recursive(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(user=json_values, candidates=json_values, k=json_values)
-def test_no_body_makes_an_internal_error(client, user, candidates, k):
-    response = client.post("/v1/rerank", json={"user_id": user, "candidates": candidates, "k": k})
+@given(user=json_values, candidates=json_values, k=json_values, scores=json_values, weight=json_values)
+def test_no_body_makes_an_internal_error(client, user, candidates, k, scores, weight):
+    body = {"user_id": user, "candidates": candidates, "k": k, "scores": scores, "weight": weight}
+    response = client.post("/v1/rerank", json=body)
     assert response.status_code in (200, 422)
 
 
