@@ -301,6 +301,12 @@ class EncoderSettings(Group):
         0.1, ge=0, lt=1, description="Fraction (0-1) of users whose pairs tell when to stop and are not trained on."
     )
     batch_size: int = Field(128, ge=2, description="Alignment pairs per batch; their items are wrong for each other.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that train `lora` and `full` together, one per GPU, each with batches of its own. `head` "
+        "needs one.",
+    )
     max_training_pairs: int = Field(100_000, ge=2, description="Most recent alignment pairs used for training.")
     training_history: int = Field(10, ge=1, description="Most recent interactions of a profile while training.")
     lora_rank: int = Field(16, ge=1, description="Rank of the updates of `lora`.")

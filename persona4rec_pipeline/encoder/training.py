@@ -30,6 +30,7 @@ from persona4rec_pipeline.embedding import Encoder, EncoderError, fingerprint, l
 from persona4rec_pipeline.encoder.loss import BatchBuilder, Batching, profile_loss_class
 from persona4rec_pipeline.encoder.mining import mine_negatives
 from persona4rec_pipeline.encoder.pairs import TrainingPair
+from persona4rec_pipeline.encoder.together import train_together
 from persona4rec_pipeline.settings import EncoderSettings
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ def train_encoder(
     checkpoint, at most an epoch or 50 steps back. Writes nothing outside `output_dir`; uses no network.
 
     encode: texts -> unit vectors of the base model, float32 (n, d), where the caller keeps such; default: the model itself.
+    With `settings.processes` above 1 `lora` and `full` train in as many processes (`together.py`).
 
-    Raises ValueError for fewer than two pairs, a pair without history or one whose weight is not above 0, EncoderError
-    when the loss is not finite.
+    Raises ValueError for fewer than two pairs in each process, a pair without history or one whose weight is not above 0,
+    EncoderError when the loss is not finite or one of several processes fails.
     """
     if len(pairs) < 2:
         raise ValueError(f"In-batch negatives need at least two alignment pairs, not {len(pairs)}.")
@@ -103,37 +105,71 @@ def train_encoder(
         raise ValueError("An alignment pair without history texts has no profile to train on.")
     if any(not pair.weight > 0 for pair in pairs):
         raise ValueError("An alignment pair must have a weight above 0; leave out what should not count.")
+    say = on_log or logger.info
+    vectors = None
+    if settings.method == "head" or mined_negatives(settings):
+        texts = Batching(pairs, settings).texts
+        if encode is None:
+            base = load_model(base_model_path, settings.max_seq_length)
+            encode = Encoder(base, "", settings.encode_batch_size).encode
+        vectors = encode(texts)
+    if settings.processes > 1 and settings.method != "head":
+        if len(_held_out(pairs, settings)[0]) < 2 * settings.processes:
+            raise ValueError(
+                f"{len(pairs)} pairs are too few for {settings.processes} processes; lower encoder.processes."
+            )
+        return train_together(base_model_path, pairs, settings, output_dir, say, vectors)
+    return train_here(base_model_path, pairs, settings, output_dir, say, vectors)
+
+
+def train_here(
+    base_model_path: Path,
+    pairs: Sequence[TrainingPair],
+    settings: EncoderSettings,
+    output_dir: Path,
+    say: Callable[[str], None],
+    vectors: np.ndarray | None,
+) -> TrainingResult:
+    """`train_encoder` in this process, which may be one of several that train together: they share `output_dir`, and the
+    first one writes there. vectors: float32 (t, d) of the texts of `Batching(pairs, settings)`, by the base model; needed
+    for `head` and where negatives are mined."""
     import torch
+    from accelerate import PartialState
     from datasets import Dataset
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
     from transformers import EarlyStoppingCallback, set_seed
     from transformers.trainer_callback import PrinterCallback
 
     began = time.monotonic()
-    say = on_log or logger.info
+    together = PartialState(cpu=not torch.cuda.is_available())
     # It warns of file systems that it sorts checkpoints by name on, as it should.
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     set_seed(settings.seed)
     base = load_model(base_model_path, settings.max_seq_length)
     batching = Batching(pairs, settings)
-    vectors = None
-    mined = mined_negatives(settings)
-    if settings.method == "head" or mined:
-        vectors = (encode or Encoder(base, "", settings.encode_batch_size).encode)(batching.texts)
-        batching = batching.with_negatives(mine_negatives(batching, vectors, mined))
+    if vectors is not None:
+        batching = batching.with_negatives(mine_negatives(batching, vectors, mined_negatives(settings)))
     model, finish = _trainable(base, settings)
     training, validation = _held_out(pairs, settings)
     # As many batches as the setting asks for, but equally large: a last batch of one pair would have no negatives.
-    batches = math.ceil(len(training) / settings.batch_size)
+    count = together.num_processes
+    batches = math.ceil(len(training) / (settings.batch_size * count))
+    batch_size = math.ceil(len(training) / batches)
+    if count > 1:
+        # What does not fill a batch of each process is left out of an epoch: one that waits for others that have nothing
+        # left would wait for ever.
+        batches = min(batches, len(training) // (2 * count))
+        batch_size = len(training) // (batches * count)
     steps = batches * settings.epochs
     every = min(batches, MOST_STEPS_BETWEEN)
     checkpoints = output_dir / "checkpoints"
-    resumed_at = _last_checkpoint(checkpoints)
+    with together.main_process_first():
+        resumed_at = _last_checkpoint(checkpoints)
     try:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(checkpoints),
             num_train_epochs=settings.epochs,
-            per_device_train_batch_size=math.ceil(len(training) / batches),
+            per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=settings.batch_size,
             learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
             max_grad_norm=MAX_GRADIENT_NORM,
@@ -175,7 +211,7 @@ def train_encoder(
         where = f", going on after step {resumed_at}" if resumed_at else ""
         say(
             f"training ({settings.method}) on {len(training)} pairs, {len(validation)} held out, at most {steps} steps of "
-            f"up to {arguments.per_device_train_batch_size} pairs{where}"
+            f"up to {batch_size * count} pairs{where}"
         )
         trainer.train(resume_from_checkpoint=bool(resumed_at))
         losses, validation_losses = _curves(trainer.state.log_history)
@@ -187,10 +223,13 @@ def train_encoder(
         shutil.rmtree(checkpoints, ignore_errors=True)
         raise
     path = output_dir / "model"
-    if path.exists():
-        shutil.rmtree(path)
-    finish().eval().save_pretrained(str(path), create_model_card=False)
-    shutil.rmtree(checkpoints)
+    together.wait_for_everyone()
+    if together.is_main_process:
+        if path.exists():
+            shutil.rmtree(path)
+        finish().eval().save_pretrained(str(path), create_model_card=False)
+        shutil.rmtree(checkpoints)
+    together.wait_for_everyone()
     seconds = time.monotonic() - began
     best = trainer.state.best_global_step if validation else trainer.state.global_step
     say(f"trained in {seconds:.0f} s, loss {losses[0][1]:.3f} -> {losses[-1][1]:.3f}, kept step {best}")
