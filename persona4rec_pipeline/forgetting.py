@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from persona4rec_pipeline.backtest import delete_backtests
 from persona4rec_pipeline.encoder.stored import forget_orphans
+from persona4rec_pipeline.encoder.together import delete_left_texts
 from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
@@ -82,6 +83,7 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
     # They quote reviews; the next run, or `persona4rec quality`, writes them anew.
     delete_reports(settings, Tracking(settings.mlflow_path))
     delete_backtests(settings)
+    delete_left_texts(settings.home / "staging")
     old = _delete_old_generations(settings)
     compact_files(settings)
     items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})

@@ -40,6 +40,10 @@ def test_an_unknown_user_cannot_be_forgotten(settings):
 
 def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
     traces = ("secret-user-77", "Quicksilver zeppelins", "quicksilver")
+    # As a training in several processes leaves it when it is killed.
+    killed = settings.home / "staging" / "training-1"
+    killed.mkdir(parents=True)
+    (killed / "together.json").write_text(f'{{"pairs": ["{TELLING}"]}}')
     assert files_that_hold(settings.home, *traces), "the search must find what is there"
     assert "secret-user-77" in PersonaIndex.open(settings.index_path).users
     gone = forget_user(settings, "secret-user-77")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,12 @@ def train_together(
 
     curves = {name: [(int(step), loss) for step, loss in found.pop(name)] for name in ("losses", "validation_losses")}
     return TrainingResult(**{**found, **curves, "path": output_dir / "model"})
+
+
+def delete_left_texts(folder: Path) -> None:
+    """Delete the trainings below a folder that were killed, for the texts that they hold; such a training begins anew."""
+    for given in folder.rglob(_INPUT):
+        shutil.rmtree(given.parent)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
