@@ -113,7 +113,7 @@ def train_together(
 
 def delete_left_texts(folder: Path) -> None:
     """Delete the trainings below a folder that were killed, for the texts that they hold; such a training begins anew."""
-    for given in folder.rglob(_INPUT):
+    for given in list(folder.rglob(_INPUT)):
         shutil.rmtree(given.parent)
 
 
