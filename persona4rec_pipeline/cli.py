@@ -419,7 +419,9 @@ def rerank(
     user: Annotated[str | None, typer.Option(help="Id of a user of the index.")] = None,
     history: Annotated[
         Path | None,
-        typer.Option(help="JSON list, most recent first: item ids, or objects with item_id or title, review."),
+        typer.Option(
+            help="JSON list, most recent first: item ids, or objects with item_id or title, review, days_ago."
+        ),
     ] = None,
     weight: Annotated[
         float | None,

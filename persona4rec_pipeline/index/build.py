@@ -89,6 +89,7 @@ def build_index(
                 encoder=encoder,
                 dimension=dimension,
                 recency_decay=recency_decay,
+                half_life_days=half_life_days,
                 max_history=max_history,
                 catalogs=catalogs,
                 users=_write_users(connection, folder, dimension, recency_decay, half_life_days, max_history),

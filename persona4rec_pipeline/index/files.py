@@ -111,12 +111,14 @@ class CatalogCounts(Record):
 class Contents(Record):
     """What a generation says about itself, apart from its number, its time and its checksums.
 
-    blends: how candidates and personas are blended, as learned with this encoder; None where nothing was learned.
+    recency_decay, half_life_days, max_history: how a profile is made of a history, as all of its profiles were. blends: how
+    candidates and personas are blended, as learned with this encoder; None where nothing was learned.
     """
 
     encoder: EncoderReference
     dimension: int
     recency_decay: float
+    half_life_days: float | None
     max_history: int
     catalogs: dict[str, CatalogCounts]
     users: int

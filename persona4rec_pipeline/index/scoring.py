@@ -105,9 +105,11 @@ def history_weights(
     return weights
 
 
-def user_profile(vectors: np.ndarray, decay: float) -> np.ndarray:
+def user_profile(
+    vectors: np.ndarray, decay: float, days: np.ndarray | None = None, half_life_days: float | None = None
+) -> np.ndarray:
     """`user_profiles` of one user, float32 (d,), whose interaction vectors (l, d) are given most recent first."""
-    return user_profiles(vectors, np.array([0, len(vectors)]), decay)[0]
+    return user_profiles(vectors, np.array([0, len(vectors)]), decay, days, half_life_days)[0]
 
 
 def user_profiles(

@@ -34,6 +34,9 @@ class PastItem(BaseModel):
     title: str | None = Field(None, description="Title, for an item that the index does not know.")
     summary: str | None = Field(None, description="What the item is, for an item that the index does not know.")
     review: str | None = Field(None, max_length=20_000, description="What the user wrote about it.")
+    days_ago: float | None = Field(
+        None, ge=0, le=1e6, description="Days since then; counts where the index was built with a half-life."
+    )
 
 
 _HISTORY = TypeAdapter(list[PastItem | str])
@@ -51,7 +54,7 @@ def parse_history(document: Any) -> list[PastItem]:
         where = problem["loc"][0] if problem["loc"] else "the whole"
         raise HistoryError(
             f"History entry {where}: {problem['msg']}. Give a list, most recent first, of item ids or of objects with "
-            "item_id or title, and optionally summary and review."
+            "item_id or title, and optionally summary, review and days_ago."
         ) from error
     return [PastItem(item_id=entry) if isinstance(entry, str) else entry for entry in entries]
 
@@ -61,8 +64,9 @@ def profile_from_history(
 ) -> np.ndarray:
     """The unit profile, float32 (d,), of a history, most recent first; as many entries count as the index was built with.
 
-    Raises HistoryError for an empty history, for an entry that is neither in the index nor has a title, and when the
-    encoder is not the one that made the index.
+    Where the index was built with a half-life, ages count if all entries that count give theirs (`days_ago`), and their
+    order alone if none does. Raises HistoryError for an empty history, for an entry that is neither in the index nor has a
+    title, for ages of some entries only, and when the encoder is not the one that made the index.
     """
     if encoder.fingerprint != index.encoder_fingerprint:
         raise HistoryError(
@@ -71,9 +75,11 @@ def profile_from_history(
         )
     if not history:
         raise HistoryError("The history is empty; name at least one item.")
+    counted = history[: index.manifest.max_history]
+    days, half_life = _days(counted), index.manifest.half_life_days
     domain = get_domain(settings.personas.domain)
     texts = []
-    for place, entry in enumerate(history[: index.manifest.max_history], start=1):
+    for place, entry in enumerate(counted, start=1):
         title, summary = entry.title, entry.summary
         if entry.item_id is not None:
             try:
@@ -88,4 +94,19 @@ def profile_from_history(
         texts.append(
             interaction_text(title, summary or "", {name: slot.value if slot else None for name, slot in slots.items()})
         )
-    return user_profile(encoder.encode(texts), index.manifest.recency_decay)
+    return user_profile(encoder.encode(texts), index.manifest.recency_decay, days, None if days is None else half_life)
+
+
+def _days(history: Sequence[PastItem]) -> np.ndarray | None:
+    """Time of each entry in days before now, negative, float64 (n,); None where no entry says."""
+    ages = [entry.days_ago for entry in history]
+    if all(age is None for age in ages):
+        return None
+    found = np.array([np.nan if age is None else -age for age in ages])
+    if np.isnan(found).any():
+        place = int(np.flatnonzero(np.isnan(found))[0]) + 1
+        raise HistoryError(f"History entry {place} has no days_ago, and others have; give it for all or for none.")
+    if (np.diff(found) > 0).any():
+        place = int(np.flatnonzero(np.diff(found) > 0)[0]) + 2
+        raise HistoryError(f"History entry {place} is newer than the one before it; give the most recent first.")
+    return found

@@ -19,6 +19,7 @@ def contents() -> files.Contents:
         encoder=files.EncoderReference(fingerprint=ENCODER),
         dimension=1,
         recency_decay=0.9,
+        half_life_days=None,
         max_history=10,
         catalogs={},
         users=0,
