@@ -278,7 +278,8 @@ class PersonaIndex:
         counts as the least similar, at weight 1 it comes last; it is flagged `no_favourable_persona`. An item named more
         than once is answered once, at its first mention. Without a profile the order is that of the candidates, with the
         fallback `no_profile`. `k` cuts the ordered list: None keeps all, k <= 0 none. Raises ValueError when the profile
-        is not of shape (d,) or not finite, when scores are no numbers up to MAX_SCORE or not one each, and for a weight beyond 0 to 1.
+        is not of shape (d,) or not finite, when scores are no numbers up to MAX_SCORE or not one each, and for a weight beyond
+        0 to 1.
         """
         names = list(candidates)
         own_scores = _checked_scores(scores, len(names))
@@ -293,8 +294,10 @@ class PersonaIndex:
         if k is not None and k <= 0:
             return []
         if profile is None:
-            fallbacks = [self._unscored(name, int(row), NO_PROFILE) for name, row in zip(names, rows, strict=True)]
-            return [replace(entry, candidate_place=place) for place, entry in enumerate(fallbacks[:k], start=1)]
+            return [
+                replace(self._unscored(name, int(row), NO_PROFILE), candidate_place=place)
+                for place, (name, row) in enumerate(zip(names[:k], rows[:k], strict=True), start=1)
+            ]
         if weight is None:
             weight = self.persona_weight(interactions, own_scores is not None)
         found, winners = self._score(self._checked(profile), rows)
