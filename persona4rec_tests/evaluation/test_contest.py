@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,13 @@ def test_where_nobody_is_in_the_panel_the_newer_one_is_taken(tmp_path, monkeypat
     shop = shop_with_panel(tmp_path, panel=0).store()
     decision, contest = decide(shop, monkeypatch, registered("2"))
     assert contest is None and decision.promoted and "nobody is in the panel" in decision.reason
+
+
+def test_a_blend_is_learned_with_the_encoder_in_use_and_none_where_nobody_can_tell(shop, tmp_path):
+    arena = arena_of(shop)
+    # The generator knows the tastes of these readers; with its lists turned round there is something to gain.
+    turned = replace(arena, slate=replace(arena.slate, keys=[found[::-1] for found in arena.slate.keys]))
+    assert turned.blends(TasteEncoder()).of_scores.weight > 0 < turned.blends(TasteEncoder()).of_places.weight
+    assert turned.blends(TasteEncoder()).of_places.normalisation == "rank"
+    assert arena.blends(LateEncoder()).of_scores.weight == 0, "what puts targets last counts nothing"
+    assert arena_of(shop_with_panel(tmp_path / "nobody", panel=0)).blends(TasteEncoder()) is None
