@@ -40,6 +40,8 @@ from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import CHALLENGER, RegisteredEncoder, Run, Tracking
 from persona4rec_pipeline.warehouse import Database
 
+# What a training is made of, from sources and hold-out to what a model made of them: its run names their versions.
+MADE_FROM = ("reviews", "splits", "review_aspects", "item_summaries", "personas", "alignment_pairs")
 # Raised by hand when the code of these assets changes their results.
 LOGIC_VERSION = "2"
 
@@ -80,7 +82,7 @@ def persona_encoder(
         with tracking.run(
             "encoder", f"persona_encoder {context.run_id[:8]}", {"dagster_run_id": context.run_id}
         ) as run:
-            run.log_params(_params(settings, pairs, base_fingerprint))
+            run.log_params(_params(warehouse, settings, pairs, base_fingerprint))
             encode = base_encoder(warehouse, settings.encoder, context.log.info).encode
             result = train_encoder(base, pairs, settings.encoder, scratch, context.log.info, encode)
             report |= _report_training(run, result)
@@ -166,12 +168,17 @@ def code_versions(settings: Settings) -> dict[str, str]:
     }
 
 
-def _params(settings: Settings, pairs: Sequence[TrainingPair], base_fingerprint: str) -> dict[str, Any]:
+def _params(
+    warehouse: Database, settings: Settings, pairs: Sequence[TrainingPair], base_fingerprint: str
+) -> dict[str, Any]:
     return {
         **training_settings(settings.encoder),
         "base_fingerprint": base_fingerprint,
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
+        **{f"version_of_{table}": warehouse.content_version(table) for table in MADE_FROM},
+        "generation_engine": settings.generation.engine,
+        "generation_model": settings.generation.model,
         **{
             package: metadata.version(package)
             for package in ("persona4rec", "torch", "transformers", "sentence-transformers")

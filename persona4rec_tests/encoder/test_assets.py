@@ -8,6 +8,7 @@ from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.embedding import Encoder, fingerprint, model_folder
 from persona4rec_pipeline.encoder.assets import (
     ASSETS,
+    MADE_FROM,
     code_versions,
     interaction_vectors,
     persona_encoder,
@@ -87,6 +88,8 @@ def test_the_run_keeps_parameters_curve_and_plot(trained):
     run = client.get_run(metadata["encoder"]["mlflow_run"])
     assert run.info.status == "FINISHED"
     assert run.data.params["pairs"] == "11" and len(run.data.params["pairs_fingerprint"]) == 16
+    versions = {name: value for name, value in run.data.params.items() if name.startswith("version_of_")}
+    assert set(versions) == {f"version_of_{table}" for table in MADE_FROM} and len(set(versions.values())) > 3
     assert len(client.get_metric_history(run.info.run_id, "loss")) == metadata["encoder"]["steps"]
     assert "loss.png" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
