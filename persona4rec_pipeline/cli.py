@@ -727,9 +727,9 @@ def _show_recommendations(found: Sequence[Any], quotes: int = 2) -> None:
     for place, entry in enumerate(found, start=1):
         score = f"{entry.score:.3f}" if entry.score is not None else "  –  "
         flags = f" [yellow]({', '.join(entry.flags)})[/yellow]" if entry.flags else ""
-        out.print(
-            f"{place:>3}. [bold]{escape(entry.title or entry.item_id)}[/bold]  {score}  [dim]{escape(entry.item_id)}[/dim]{flags}"
-        )
+        moved = f"  [dim]was {entry.candidate_place}[/dim]" if entry.candidate_place not in (None, place) else ""
+        title = escape(entry.title or entry.item_id)
+        out.print(f"{place:>3}. [bold]{title}[/bold]  {score}  [dim]{escape(entry.item_id)}[/dim]{moved}{flags}")
         if entry.persona_name:
             out.print(f"     [cyan]{escape(entry.persona_name)}[/cyan]")
         out.print(f"     {escape(entry.why)}")

@@ -217,6 +217,8 @@ def test_candidates_of_a_file_are_reranked_with_their_scores_and_a_weight(settin
     answer = json.loads(command("rerank", "--user", user, "--candidates", str(path), "--weight", "1", "--json").stdout)
     assert [entry["item_id"] for entry in answer["items"]] == best
     assert "(learned)" in command("rerank", "--user", user, "--candidates", str(path)).stdout
+    told = command("rerank", "--user", user, "--candidates", str(path), "--weight", "1").stdout
+    assert f"{best[0]}  was 4" in told and "personas count 1.0" in told
     path.write_text(f"{best[0]}\t1\n{best[1]}\tfirst\n")
     error = command("rerank", "--user", user, "--candidates", str(path), exit_code=1).exception
     assert "scored.txt, line 2: 'first' is no score" in str(error)
