@@ -62,7 +62,7 @@ refresh_catalog = dg.define_asset_job(
     "refresh_catalog",
     selection=dg.AssetSelection.assets(
         "reviews", "items", "splits", "review_aspects", "item_summaries", "personas",
-        "persona_vectors", "interaction_vectors", "persona_index",
+        "persona_vectors", "interaction_vectors", "item_vectors", "persona_index",
     ),
     description="One catalogue from its source files to a published index. Use it for a new catalogue, after files were "
     "changed, or to repair one; backfill it over several. Only what changed is worked on: without a change it generates, "

@@ -50,7 +50,7 @@ STEPS: Steps = (
     ("candidates",),
     ("persona_encoder",),
     ("champion_encoder",),
-    ("persona_vectors", "interaction_vectors"),
+    ("persona_vectors", "interaction_vectors", "item_vectors"),
     ("persona_index",),
     ("evaluation_report",),
     # Last, as nothing is made from it, and every week: a night should not wait for an encoder to be loaded for a page.

@@ -1,4 +1,4 @@
-"""The Dagster assets of this step: `persona_encoder`, `persona_vectors`, `interaction_vectors`.
+"""The Dagster assets of this step: `persona_encoder`, and the vectors by the champion.
 
 Belongs here: fetching, calling one function, storing, reporting. Does not belong here: how a text is worded, a model
 trained or a vector made.
@@ -34,7 +34,12 @@ from persona4rec_pipeline.encoder.stored import (
     registered_encoder,
 )
 from persona4rec_pipeline.encoder.training import TrainingResult, train_encoder
-from persona4rec_pipeline.encoder.vectors import VectorCounts, refresh_interaction_vectors, refresh_persona_vectors
+from persona4rec_pipeline.encoder.vectors import (
+    VectorCounts,
+    refresh_interaction_vectors,
+    refresh_item_vectors,
+    refresh_persona_vectors,
+)
 from persona4rec_pipeline.presentation import image, markdown_table
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import CHALLENGER, RegisteredEncoder, Run, Tracking
@@ -150,7 +155,27 @@ def interaction_vectors(
     return _vectors_result(warehouse, "interaction_vectors", context.partition_key, encoder.fingerprint, counts)
 
 
-ASSETS = [persona_encoder, persona_vectors, interaction_vectors]
+@dg.asset(
+    partitions_def=CATALOGS,
+    group_name="encoder",
+    kinds={"pytorch", "duckdb"},
+    deps=["item_summaries", "champion_encoder"],
+    description="Unit vectors of the catalogue's items by the champion encoder, for interactions in which nothing is said: a "
+    "session, a click; only new and changed texts cost.",
+)
+@patient
+def item_vectors(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.MaterializeResult:
+    encoder = _champion(context, warehouse, settings, tracking)
+    counts = refresh_item_vectors(warehouse, context.partition_key, encoder.fingerprint, encoder.encode)
+    return _vectors_result(warehouse, "item_vectors", context.partition_key, encoder.fingerprint, counts)
+
+
+ASSETS = [persona_encoder, persona_vectors, interaction_vectors, item_vectors]
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
@@ -161,6 +186,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "persona_encoder": [TRAINING_VERSION, MIN_PAIRS, training_settings(encoder), *flat],
         "persona_vectors": [encoder.max_seq_length],
         "interaction_vectors": [encoder.max_seq_length, encoder.max_history],
+        "item_vectors": [encoder.max_seq_length],
     }
     return {
         name: hashlib.sha256(json.dumps([LOGIC_VERSION, *part], sort_keys=True).encode()).hexdigest()[:12]

@@ -30,6 +30,7 @@ SELECT text_hash, any_value(vector) AS vector FROM (
     SELECT text_hash, vector FROM encoded_texts WHERE encoder = $encoder
     UNION ALL SELECT text_hash, vector FROM persona_vectors WHERE encoder = $encoder
     UNION ALL SELECT text_hash, vector FROM interaction_vectors WHERE encoder = $encoder
+    UNION ALL SELECT text_hash, vector FROM item_vectors WHERE encoder = $encoder
 ) SEMI JOIN wanted USING (text_hash) GROUP BY 1
 """
 
@@ -134,6 +135,7 @@ def forget_others(warehouse: Database, encoders: Sequence[str]) -> None:
             """
             DELETE FROM encoded_texts WHERE encoder NOT IN (SELECT unnest($encoders)) OR (encoder, text_hash) IN (
                 SELECT (encoder, text_hash) FROM persona_vectors UNION SELECT (encoder, text_hash) FROM interaction_vectors
+                UNION SELECT (encoder, text_hash) FROM item_vectors
             )
             """,
             {"encoders": list(encoders)},
@@ -141,9 +143,10 @@ def forget_others(warehouse: Database, encoders: Sequence[str]) -> None:
 
 
 def forget_orphans(warehouse: Database) -> None:
-    """Delete the stored vectors of texts that no persona and no recent interaction has; training may make some anew."""
+    """Delete the stored vectors of texts that no persona, no recent interaction and no item has; training may make some anew."""
     with warehouse.write() as connection:
         connection.execute(
             "DELETE FROM encoded_texts WHERE text_hash NOT IN "
-            "(SELECT text_hash FROM persona_vectors UNION SELECT text_hash FROM interaction_vectors)"
+            "(SELECT text_hash FROM persona_vectors UNION SELECT text_hash FROM interaction_vectors "
+            "UNION SELECT text_hash FROM item_vectors)"
         )

@@ -1,6 +1,6 @@
 """The tables of vectors: which texts are encoded, and which vectors are kept because their text is the same.
 
-Belongs here: `persona_vectors` and `interaction_vectors` of one catalogue. Does not belong here: the wording
+Belongs here: `persona_vectors`, `interaction_vectors` and `item_vectors` of one catalogue. Does not belong here: the wording
 (`texts.py`), the model (`embedding.py`), profiles and scores (`index/scoring.py`).
 """
 
@@ -22,6 +22,8 @@ _PERSONAS = """
 SELECT item_id, persona_id, name, description, preference_rationale
 FROM personas WHERE catalog = $catalog ORDER BY item_id, persona_id
 """
+
+_ITEMS = "SELECT item_id, title, summary FROM item_summaries WHERE catalog = $catalog ORDER BY item_id"
 
 # A user's profile never needs more than the most recent ones; ties in time are broken as the index breaks them.
 _INTERACTIONS = f"""
@@ -76,6 +78,14 @@ def refresh_interaction_vectors(
     ]
     keys = rows[["review_id", "user_id", "item_id", "reviewed_at"]]
     return _refresh(warehouse, "interaction_vectors", catalog, keys, texts, encoder, encode)
+
+
+def refresh_item_vectors(warehouse: Database, catalog: str, encoder: str, encode: Encode) -> VectorCounts:
+    """Make `item_vectors` of a catalogue agree with its summaries and the encoder: what an interaction with each item says if the
+    user says nothing. Otherwise as for personas."""
+    rows = warehouse.frame(_ITEMS, {"catalog": catalog})
+    texts = [interaction_text(title, summary, {}) for title, summary in _tuples(rows, ["title", "summary"])]
+    return _refresh(warehouse, "item_vectors", catalog, rows[["item_id"]], texts, encoder, encode)
 
 
 def _refresh(

@@ -16,14 +16,23 @@ from persona4rec_pipeline.tracking import BLENDS_TAG, Tracking
 from persona4rec_pipeline.warehouse import Database
 
 # Raised by hand when the code of this step changes its results.
-LOGIC_VERSION = "2"
+LOGIC_VERSION = "3"
 SAMPLE_ROWS = 3
 
 
 @dg.asset(
     group_name="index",
     kinds={"duckdb", "numpy"},
-    deps=["splits", "item_summaries", "personas", "champion_encoder", "persona_vectors", "interaction_vectors"],
+    deps=[
+        "splits",
+        "items",
+        "item_summaries",
+        "personas",
+        "champion_encoder",
+        "persona_vectors",
+        "interaction_vectors",
+        "item_vectors",
+    ],
     description="The published index: personas, their vectors, the profiles of the users and the learned blend as files, made current by "
     "one atomic rename. Equal content publishes nothing; vectors of more than one encoder are refused.",
 )
@@ -51,7 +60,7 @@ def persona_index(
     if unfinished:
         context.log.warning(
             f"still without vectors, as they were before or left out: {', '.join(unfinished)}; they come in with the "
-            "end of their own refresh, or make persona_vectors for them"
+            "end of their own refresh, or make persona_vectors and item_vectors for them"
         )
     what = "published" if publication.published else "unchanged, nothing published; current is"
     context.log.info(f"{what} generation {manifest.generation} at {publication.path}")

@@ -8,16 +8,31 @@ belong here: where the numbers come from (`build`) and what they answer (`reader
       .lock                                   held (flock) while somebody publishes
       generations/000002/
         manifest.json                         see `Manifest`; the sha256 of every other file stands in it
-        shards/catalog=<catalogue>/           one per catalogue, percent-encoded
-          vectors.npy    float16 (personas, d)   unit persona vectors, grouped by item, in the order of personas.parquet
-          offsets.npy    int64   (items + 1,)    personas of item i are rows offsets[i] to offsets[i + 1] (exclusive)
-          polarity.npy   int8    (personas,)     1 appreciative, 0 mixed, -1 critical
-          items.parquet                          `ITEMS`, ordered by item_id; popularity: positive train interactions
-          personas.parquet                       `PERSONAS`, ordered by item_id, persona_id
-        users.parquet                         `USERS`, ordered by user_id: users with positive train interactions, and
-                                              how many these are
-        profiles.npy     float16 (users, d)   their unit profiles, in the order of users.parquet, over all catalogues
-        seen.parquet                          `SEEN`, ordered by user_id: all train interactions, to be left out
+        shards/catalog=<catalogue>/           one per catalogue, percent-encoded, of one or more segments
+          segment=000001/                       its items, ordered by item_id; linked, not copied, into the next generation
+            items.arrow                           `ITEMS`
+            personas.arrow                        `PERSONAS`, ordered by item_id, persona_id
+            offsets.npy      int64   (items + 1,)   personas of item i are rows offsets[i] to offsets[i + 1] (exclusive)
+            polarity.npy     int8    (personas,)    1 appreciative, 0 mixed, -1 critical
+            vectors.npy      float16 (personas, d)  unit persona vectors
+            codes.npy        int8    (personas, d)  the same, coarser, for a scan: vector = code * scale, up to
+            scales.npy       float32 (personas,)      an error of this
+            errors.npy       float32 (personas,)      length
+            item_vectors.npy float16 (items, d)     unit vectors of what one says who liked the item and says nothing; zeros
+                                                    where the item has no text
+            popularity.npy   int64   (items,)       positive train interactions; as of this generation
+            dead.npy         int64   (dead,)        rows of items that were replaced by a later segment, or removed
+        users.arrow                           `USERS`, ordered by user_id: users with positive train interactions, and how
+                                              many these are
+        profiles.npy        float16 (users, d)  their unit profiles, in the order of users.arrow, over all catalogues
+        histories.arrow                       `HISTORIES`: what a profile is made of, by user, most recent first
+        history_offsets.npy int64 (users + 1,)  user u has the rows history_offsets[u] to history_offsets[u + 1]
+        history_vectors.npy float16 (rows, d)   unit vectors of these interactions
+        seen.arrow                            `SEEN`, ordered by user_id: all train interactions, to be left out
+
+`.npy` is numpy's format, `.arrow` Arrow's IPC file format, uncompressed: both are mapped into memory, so that opening reads
+little and processes share it. A catalogue's items are those of its segments that are not dead; an item is alive in one
+segment at most. Changed items come as a further segment until `compact` makes one of many.
 
 Nothing is pickled. A generation never changes after its publication, so a reader may map its files into memory and keep
 answering from them while newer generations are published and this one is pruned.
@@ -39,20 +54,31 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from persona4rec_pipeline.index.scoring import Blends
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CURRENT = "current"
 GENERATIONS = "generations"
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished-"
+# How every corruption can be mended.
+MEND = (
+    "Restore it from a backup, roll back with `persona4rec rollback-index`, or publish again: materialise the asset "
+    "persona_index."
+)
 POLARITY = {"appreciative": 1, "mixed": 0, "critical": -1}
 
 ITEMS = pa.schema(
-    [("item_id", pa.string()), ("title", pa.string()), ("summary", pa.string()), ("train_popularity", pa.int64())]
+    [
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("summary", pa.string()),
+        ("categories", pa.list_(pa.string())),
+        ("attributes", pa.string()),  # a JSON object of texts
+        ("made_from", pa.string()),  # hash of all that is stored about the item; equal hash, equal item
+    ]
 )
 PERSONAS = pa.schema(
     [
@@ -68,11 +94,15 @@ PERSONAS = pa.schema(
     ]
 )
 USERS = pa.schema([("user_id", pa.string()), ("interactions", pa.int64())])
+HISTORIES = pa.schema(
+    [("catalog", pa.string()), ("item_id", pa.string()), ("at", pa.timestamp("us"))]  # UTC
+)
 SEEN = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("catalog", pa.string())])
 
-# Fixed, so that equal rows give equal bytes, however the rows arrived.
-ROWS_PER_GROUP = 65_536
-HASH_BLOCK_BYTES = 1 << 20
+# Rows of a batch of a table on disk, but of the last one. Fixed, so that equal rows give equal bytes however they arrived,
+# and that the batch of a row is known from its number.
+BATCH_BITS = 16
+BATCH_ROWS = 1 << BATCH_BITS
 
 
 class IndexProblem(RuntimeError):
@@ -101,18 +131,28 @@ class EncoderReference(Record):
     version: str | None = None
 
 
-class CatalogCounts(Record):
-    """What a shard holds."""
+class SegmentCounts(Record):
+    """What a segment holds: items and their personas, `dead` items and their personas among them."""
 
     items: int
     personas: int
+    dead: int = 0
+
+
+class CatalogCounts(Record):
+    """What a shard holds: items and personas that are alive, and its segments by the names of their folders."""
+
+    items: int
+    personas: int
+    segments: dict[str, SegmentCounts]
 
 
 class Contents(Record):
     """What a generation says about itself, apart from its number, its time and its checksums.
 
     recency_decay, half_life_days, max_history: how a profile is made of a history, as all of its profiles were. blends: how
-    candidates and personas are blended, as learned with this encoder; None where nothing was learned.
+    candidates and personas are blended, as learned with this encoder; None where nothing was learned. interactions_through:
+    by catalogue, the id of the last interaction of the queue (`interactions.py`) that the tables contained.
     """
 
     encoder: EncoderReference
@@ -122,8 +162,10 @@ class Contents(Record):
     max_history: int
     catalogs: dict[str, CatalogCounts]
     users: int
+    history: int
     seen: int
     blends: Blends | None
+    interactions_through: dict[str, int] = {}
 
 
 class Manifest(Contents):
@@ -134,6 +176,14 @@ class Manifest(Contents):
     created_at: str
     files: dict[str, str]
     content_hash: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A generation on disk that was verified."""
+
+    path: Path
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -153,6 +203,16 @@ class Publication:
 def shard_folder(generation: Path, catalog: str) -> Path:
     """The folder of a catalogue's shard."""
     return generation / "shards" / f"catalog={quote(catalog, safe='')}"
+
+
+def segment_folder(generation: Path, catalog: str, segment: str) -> Path:
+    """The folder of a segment of a catalogue's shard."""
+    return shard_folder(generation, catalog) / segment
+
+
+def segment_name(number: int) -> str:
+    """The name of a shard's nth segment, from 1."""
+    return f"segment={number:06d}"
 
 
 def current_link(index_path: Path) -> Path:
@@ -221,20 +281,17 @@ def verify(generation: Path, manifest: Manifest, checksums: bool = True) -> None
             raise _corrupt(path, "is not the file that manifest.json states")
 
 
-def keep_shard(index_path: Path, folder: Path, catalog: str, fingerprint: str) -> CatalogCounts | None:
-    """Take a catalogue's shard of the current generation over into a new one; None if it has none by this encoder.
-
-    For use within `publish`. The files never change after their publication, so they are linked and not copied.
-    """
-    known = _current_manifest(index_path)
-    if known is None or known[1].encoder.fingerprint != fingerprint or catalog not in known[1].catalogs:
-        return None
-    shutil.copytree(shard_folder(known[0], catalog), shard_folder(folder, catalog), copy_function=os.link)
-    return known[1].catalogs[catalog]
+def link_files(source: Path, target: Path) -> None:
+    """Take a folder over into a new generation. Files never change after their publication: linked, not copied."""
+    shutil.copytree(source, target, copy_function=os.link)
 
 
-def publish(index_path: Path, write: Callable[[Path], Contents], keep_generations: int) -> Publication:
+def publish(
+    index_path: Path, write: Callable[[Path, Published | None], Contents], keep_generations: int
+) -> Publication:
     """Let `write` fill an empty folder, then make it the current generation; readers see the old one or the new one.
+
+    `write` is also given the current generation, None where there is none or it is damaged, to take over what is the same.
 
     The folder is written beside its place, every file is hashed and synced to disk, then one rename gives it its number
     (highest on disk plus 1) and one rename of a symbolic link makes it current. Whatever fails before that last rename
@@ -249,11 +306,11 @@ def publish(index_path: Path, write: Callable[[Path], Contents], keep_generation
         unfinished = folder / f"{UNFINISHED}{os.getpid()}"
         unfinished.mkdir()
         try:
-            contents = write(unfinished)
-            checksums = _checksums(unfinished)
-            known = _current_manifest(index_path)
-            if known is not None and known[1].content_hash == _content_hash(contents, checksums):
-                return Publication(path=known[0], manifest=known[1], published=False)
+            known = _verified_current(index_path)
+            contents = write(unfinished, known)
+            checksums = _checksums(unfinished, known)
+            if known is not None and known.manifest.content_hash == _content_hash(contents, checksums):
+                return Publication(path=known.path, manifest=known.manifest, published=False)
             number = max(generation_numbers(index_path), default=0) + 1
             manifest = Manifest(
                 **dict(contents),
@@ -275,14 +332,20 @@ def publish(index_path: Path, write: Callable[[Path], Contents], keep_generation
     return Publication(path=finished, manifest=manifest, published=True)
 
 
+def generation_folder(index_path: Path, number: int) -> Path:
+    """The folder of a generation. Raises IndexMissing, listing those that there are, when it is not on disk."""
+    folder = index_path / GENERATIONS / f"{number:06d}"
+    if not folder.is_dir():
+        raise IndexMissing(f"Generation {number} is not at {index_path}; there are: {generation_numbers(index_path)}.")
+    return folder
+
+
 def make_current(index_path: Path, number: int) -> Path:
     """Roll back (or forward) to a generation that is still on disk, after verifying it; returns its folder.
 
     Raises IndexMissing, listing the generations there are, when it is not on disk; IndexCorrupt when it is damaged.
     """
-    folder = index_path / GENERATIONS / f"{number:06d}"
-    if not folder.is_dir():
-        raise IndexMissing(f"Generation {number} is not at {index_path}; there are: {generation_numbers(index_path)}.")
+    folder = generation_folder(index_path, number)
     with _publisher_lock(index_path):
         verify(folder, read_manifest(folder))
         _switch(index_path, folder)
@@ -290,26 +353,33 @@ def make_current(index_path: Path, number: int) -> Path:
 
 
 def write_table(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
-    """Stream rows into a Parquet file whose bytes depend on the rows alone; returns their number."""
+    """Stream rows into an Arrow file whose bytes depend on the rows alone; returns their number."""
     rows = 0
     pending = schema.empty_table()
-    with pq.ParquetWriter(path, schema) as writer:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             rows += batch.num_rows
             pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])
-            while pending.num_rows >= ROWS_PER_GROUP:
-                writer.write_table(pending.slice(0, ROWS_PER_GROUP).combine_chunks())
-                pending = pending.slice(ROWS_PER_GROUP)
-        writer.write_table(pending.combine_chunks())
+            while pending.num_rows >= BATCH_ROWS:
+                writer.write_table(pending.slice(0, BATCH_ROWS).combine_chunks())
+                pending = pending.slice(BATCH_ROWS)
+        if pending.num_rows:
+            writer.write_table(pending.combine_chunks())
     return rows
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A Parquet file as one chunk per column; raises IndexCorrupt when it cannot be read or has other columns."""
+    """An Arrow file, mapped into memory; raises IndexCorrupt when it cannot be read, or has other columns or batches."""
     try:
-        return pq.read_table(path).select(schema.names).cast(schema).combine_chunks()
-    except (OSError, KeyError, pa.ArrowException) as error:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowException) as error:
         raise _corrupt(path, f"cannot be read ({error})") from error
+    if not table.schema.equals(schema):
+        raise _corrupt(path, f"has the columns {table.schema.names} where {schema.names} belong")
+    if any(batch.num_rows != BATCH_ROWS for batch in table.to_batches()[:-1]):
+        raise _corrupt(path, "is cut into other batches than this format's")
+    return table
 
 
 def write_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -318,6 +388,12 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         np.save(path, np.empty(shape, dtype), allow_pickle=False)
         return np.empty(shape, dtype)
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+
+def flush(array: np.ndarray) -> None:
+    """Write what `write_array` gave to disk."""
+    if isinstance(array, np.memmap):
+        array.flush()
 
 
 def read_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -334,18 +410,12 @@ def read_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _corrupt(path: Path, problem: str) -> IndexCorrupt:
-    return IndexCorrupt(
-        f"{path} {problem}. Restore it from a backup, roll back with persona4rec_pipeline.index.files.make_current, or "
-        "publish again: materialise the asset persona_index."
-    )
+    return IndexCorrupt(f"{path} {problem}. {MEND}")
 
 
 def _content_hash(contents: Contents, checksums: dict[str, str]) -> str:
@@ -354,12 +424,21 @@ def _content_hash(contents: Contents, checksums: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def _checksums(folder: Path, known: Published | None) -> dict[str, str]:
+    """sha256 of every file; of those that are linked from the current generation, which has just been verified, its own."""
+    linked = (
+        {} if known is None else {_inode(known.path / name): digest for name, digest in known.manifest.files.items()}
+    )
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): linked.get(_inode(path)) or file_sha256(path) for path in paths}
 
 
-def _current_manifest(index_path: Path) -> tuple[Path, Manifest] | None:
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _verified_current(index_path: Path) -> Published | None:
     """The current generation, or None where there is none that could be kept: a damaged one is worth replacing."""
     try:
         path = current_generation(index_path)
@@ -367,7 +446,7 @@ def _current_manifest(index_path: Path) -> tuple[Path, Manifest] | None:
         verify(path, manifest)
     except IndexProblem:
         return None
-    return path, manifest
+    return Published(path, manifest)
 
 
 def _switch(index_path: Path, generation: Path) -> None:

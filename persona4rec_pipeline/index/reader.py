@@ -1,36 +1,45 @@
-"""Open the published index and ask it: recommend, rerank, explain.
+"""Open the published index and ask it: recommend, search, rerank, explain.
 
-Belongs here: ids in, recommendations with their reasons out. Does not belong here: arithmetic (`scoring`), the layout
-of the files (`files`), HTTP. Imports numpy, pyarrow and pydantic, nothing of the machinery that built the index.
+Belongs here: ids in, recommendations with their reasons out. Does not belong here: arithmetic (`scoring`), the files
+(`files`, `segments`, `people`), HTTP. Imports numpy, pyarrow and pydantic, nothing of the machinery that built the index.
 
 Which item is meant. Items are known by (catalogue, item_id). Wherever an item is asked for, either that pair or a bare
 item_id may be given; a bare item_id means the item of the first catalogue, in alphabetical order, that has it.
+
+Who is asking. A profile is float32 (d,) of unit length, or (t, d): several tastes, of which the best counts for each persona.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from persona4rec_pipeline.index import files, scoring
-from persona4rec_pipeline.index.files import IndexCorrupt, IndexMissing, IndexProblem, Manifest
+from persona4rec_pipeline.index.answers import (
+    NO_FAVOURABLE_PERSONA,
+    NO_POSITIVE_HISTORY,
+    NO_PROFILE,
+    UNKNOWN_ITEM,
+    UNKNOWN_USER,
+    Explanation,
+    Item,
+    PastInteraction,
+    PersonaMatch,
+    Recommendation,
+    UnknownItem,
+)
+from persona4rec_pipeline.index.files import IndexCorrupt, Manifest
+from persona4rec_pipeline.index.filters import Filters, ItemFilter
+from persona4rec_pipeline.index.people import People
+from persona4rec_pipeline.index.persona_map import PersonaMap, draw_map
 from persona4rec_pipeline.index.scoring import Blend
-
-Item = str | tuple[str, str]
-
-# Flags of one recommendation.
-UNKNOWN_ITEM = "unknown_item"  # not in the index; it kept its place among the candidates
-NO_FAVOURABLE_PERSONA = "no_favourable_persona"  # only critical personas, or none: no score, after the scored ones
-# Fallbacks: why the order does not come from personas.
-UNKNOWN_USER = "unknown_user"  # no train interaction at all
-NO_POSITIVE_HISTORY = "no_positive_history"  # train interactions, but none that is positive
-NO_PROFILE = "no_profile"  # `rerank` was given no profile
+from persona4rec_pipeline.index.segments import Segment, open_segment
 
 # Scores of candidates, either way: the squares of larger ones are no numbers any more.
 MAX_SCORE = 1e100
@@ -39,91 +48,26 @@ _PERSONAS_ALONE, _PERSONAS_ALONE_BY_PLACE = Blend("score", 1.0), Blend("rank", 1
 # How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
 OPENING_TRIES = 3
 
-
-class UnknownItem(KeyError):
-    """The index has no such item."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+# One profile or several, or the items of a session, most recent first.
+Profile = np.ndarray | Sequence[Item]
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """One item of an answer; `score` is a cosine (-1 to 1), None where there is none: `flags` and `fallback` say why.
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """An order of candidates without its words; `PersonaIndex.entry` gives these for one position.
 
-    `persona_id`, `persona_name`, `why` (one sentence) and `quotes` are those of the winning persona; without one, `why`
-    says where the item comes from. `catalog` is None for an unknown item that was named without its catalogue.
-    `candidate_place` is its place, from 1, in the candidate order that was reranked; None where there was none.
+    names: the candidates, each once, in candidate order. rows: int64 (n,), of the index, -1 for unknown ones. order: int64
+    (m,), positions in `names`, best first. scores: float32 (n,), NaN for unknown ones, -inf without favourable persona.
+    winners: int64 (n,), the winning persona's row within its segment, -1 where there is none. fallback: why the order does not
+    come from personas; then there are no scores.
     """
 
-    item_id: str
-    catalog: str | None
-    title: str | None
-    score: float | None
-    persona_id: str | None
-    persona_name: str | None
-    why: str
-    quotes: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    fallback: str | None = None
-    candidate_place: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self) | {"quotes": list(self.quotes), "flags": list(self.flags)}
-
-
-@dataclass(frozen=True)
-class PersonaMatch:
-    """A persona of an item; `score` is its cosine (-1 to 1) with the profile, None where no profile was compared."""
-
-    persona_id: str
-    name: str
-    description: str
-    why: str
-    polarity: str
-    quotes: tuple[str, ...]
-    evidence_review_ids: tuple[str, ...]
-    source: str
-    score: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self) | {"quotes": list(self.quotes), "evidence_review_ids": list(self.evidence_review_ids)}
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why an item has its score: the winning persona, the runner-up, and the nearest critical one, against it."""
-
-    item_id: str
-    catalog: str
-    title: str
-    winner: PersonaMatch | None
-    runner_up: PersonaMatch | None
-    nearest_critical: PersonaMatch | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        parts = {name: getattr(self, name) for name in ("winner", "runner_up", "nearest_critical")}
-        matches = {name: match.to_dict() if match else None for name, match in parts.items()}
-        return {"item_id": self.item_id, "catalog": self.catalog, "title": self.title, **matches}
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """One catalogue: arrays mapped from disk, tables in memory; its items are the index's rows from `first` on."""
-
-    catalog: str
-    first: int
-    vectors: np.ndarray
-    offsets: np.ndarray
-    polarity: np.ndarray
-    items: pa.Table
-    personas: pa.Table
-    # One array per column: reading a cell through the table costs ten times as much.
-    item_columns: dict[str, pa.Array]
-    persona_columns: dict[str, pa.Array]
+    names: list[Item]
+    rows: np.ndarray
+    order: np.ndarray
+    scores: np.ndarray | None
+    winners: np.ndarray | None
+    fallback: str | None
 
 
 class PersonaIndex:
@@ -133,44 +77,64 @@ class PersonaIndex:
         """Use `PersonaIndex.open`."""
         self.path = path
         self.manifest = manifest
-        names = sorted(manifest.catalogs)
-        # Items are numbered through all shards: the items of shard s are the rows _firsts[s] to _firsts[s + 1].
-        self._firsts = np.cumsum([0] + [manifest.catalogs[name].items for name in names])
-        self._shards = [
-            self._open_shard(name, int(first)) for name, first in zip(names, self._firsts[:-1], strict=True)
-        ]
+        # Items are numbered through all segments, by catalogue; the rows of those that are dead are never answered with.
+        self._segments: list[Segment] = []
+        for catalog in sorted(manifest.catalogs):
+            for name, counts in manifest.catalogs[catalog].segments.items():
+                first = self._segments[-1].rows.stop if self._segments else 0
+                folder = files.segment_folder(path, catalog, name)
+                self._segments.append(open_segment(folder, catalog, first, counts, manifest.dimension))
+        self._ends = np.array([segment.rows.stop for segment in self._segments], np.int64)
+        self._dead = np.concatenate([np.empty(0, bool), *(segment.dead for segment in self._segments)])
         self._rows: dict[tuple[str, str], int] = {}
         self._bare_rows: dict[str, int] = {}
         # All rows of an item_id that several catalogues share; kept for those alone.
         self._shared_rows: dict[str, list[int]] = {}
-        for shard in self._shards:
-            for row, item_id in enumerate(shard.items.column("item_id").to_pylist(), start=shard.first):
-                self._rows[shard.catalog, item_id] = row
+        for segment in self._segments:
+            dead = segment.dead.tolist()
+            for local, item_id in enumerate(segment.items.column("item_id").to_pylist()):
+                if dead[local]:
+                    continue
+                row = segment.first + local
+                self._rows[segment.catalog, item_id] = row
                 if self._bare_rows.setdefault(item_id, row) != row:
                     self._shared_rows.setdefault(item_id, [self._bare_rows[item_id]]).append(row)
-        popularity = [shard.items.column("train_popularity").to_numpy() for shard in self._shards]
-        self._by_popularity = np.argsort(-np.concatenate([*popularity, np.empty(0, np.int64)]), kind="stable")
-        self._open_users()
+        promised = {name: shard.items for name, shard in manifest.catalogs.items()}
+        alive_in = dict.fromkeys(promised, 0)
+        for segment in self._segments:
+            alive_in[segment.catalog] += int((~segment.dead).sum())
+        if alive_in != promised or len(self._rows) != sum(promised.values()):
+            raise IndexCorrupt(f"Items of {path} are alive twice, or not counted. {files.MEND}")
+        self._places = self._order_of_rows()
+        popularity = np.concatenate([np.empty(0, np.int64), *(segment.popularity for segment in self._segments)])
+        alive = np.flatnonzero(~self._dead)
+        self._by_popularity = alive[np.lexsort((self._places[alive], -popularity[alive]))]
+        self._people = People(path, manifest, self._segments)
+        self._filter = ItemFilter(self._segments, self._all_rows)
 
     @classmethod
-    def open(cls, index_path: str | Path, verify: bool = True) -> PersonaIndex:
-        """Open the current generation at `index_path` (`<home>/index`).
+    def open(cls, index_path: str | Path, verify: bool = True, generation: int | None = None) -> PersonaIndex:
+        """Open a generation at `index_path` (`<home>/index`): the current one, or the one of that number.
 
         `verify` compares every file with its sha256, about a second per GB; without it only presence, shape and dtype
-        are checked. Raises IndexMissing when nothing was published there, IndexCorrupt, naming the file, when something
-        is wrong with it; both messages say how to mend it.
+        are checked. Raises IndexMissing when nothing was published there, or that generation is gone, IndexCorrupt, naming the
+        file, when something is wrong with it; both messages say how to mend it.
         """
         index_path = Path(index_path)
         for attempt in range(1, OPENING_TRIES + 1):
-            link = files.current_link(index_path)
+            link = None if generation is not None else files.current_link(index_path)
             try:
-                generation = files.current_generation(index_path)
-                manifest = files.read_manifest(generation)
-                files.verify(generation, manifest, checksums=verify)
-                return cls(generation, manifest)
+                folder = (
+                    files.current_generation(index_path)
+                    if generation is None
+                    else files.generation_folder(index_path, generation)
+                )
+                manifest = files.read_manifest(folder)
+                files.verify(folder, manifest, checksums=verify)
+                return cls(folder, manifest)
             except IndexCorrupt:
                 # Not damage, if the generation was replaced and pruned while it was being read.
-                if attempt == OPENING_TRIES or files.current_link(index_path) == link:
+                if attempt == OPENING_TRIES or link is None or files.current_link(index_path) == link:
                     raise
         raise AssertionError("unreachable")
 
@@ -192,61 +156,158 @@ class PersonaIndex:
     @property
     def users(self) -> Sequence[str]:
         """Ids of the users with a profile, in alphabetical order."""
-        return tuple(self._users)
+        return self._people.ids
 
     @property
     def catalogs(self) -> Sequence[str]:
         """Names of the catalogues, in alphabetical order."""
-        return tuple(shard.catalog for shard in self._shards)
+        return tuple(sorted(self.manifest.catalogs))
+
+    # Who is asking.
 
     def profile_of(self, user_id: str) -> np.ndarray | None:
         """The unit profile, float32 (d,), of a user; None for a user without positive train interactions."""
-        row = self._users.get(user_id)
-        return None if row is None else np.asarray(self._profiles[row], np.float32)
-
-    def fallback_for(self, user_id: str) -> str | None:
-        """None if this user's answers come from personas, else why not: `unknown_user` or `no_positive_history`."""
-        if user_id in self._users:
-            return None
-        return NO_POSITIVE_HISTORY if user_id in self._seen_of else UNKNOWN_USER
-
-    def recommend(self, user_id: str, k: int, exclude: Iterable[Item] = ()) -> list[Recommendation]:
-        """The k best items of all catalogues for a user, without those seen in train and those in `exclude`.
-
-        Best score first; equal scores by catalogue and item_id. Items without appreciative or mixed persona are never
-        recommended. A user without profile gets the items most popular in train instead, stated as `fallback`. Fewer
-        than k come back where there are no more, none for k <= 0. A bare item_id in `exclude` excludes it in every
-        catalogue; unknown items in `exclude` are no error.
-        """
-        if k <= 0:
-            return []
-        barred = np.zeros(self._firsts[-1], bool)
-        start, stop = self._seen_of.get(user_id, (0, 0))
-        barred[self._seen[start:stop]] = True
-        for item in exclude:
-            barred[self._all_rows(item)] = True
-        profile = self.profile_of(user_id)
-        if profile is None:
-            rows = self._by_popularity[~barred[self._by_popularity]][:k]
-            return [self._popular(int(row), self.fallback_for(user_id)) for row in rows]
-        scores = np.empty(self._firsts[-1], np.float32)
-        winners = np.empty(self._firsts[-1], np.int64)
-        for shard in self._shards:
-            own = slice(shard.first, shard.first + shard.items.num_rows)
-            scores[own], winners[own] = scoring.score_items(profile, shard.vectors, shard.offsets, shard.polarity)
-        scores[barred] = scoring.NO_SCORE
-        eligible = np.flatnonzero(scores > scoring.NO_SCORE)
-        if len(eligible) > k:
-            # Everything that ties with the k-th stays in, so that ties are cut by the stable sort and not by chance.
-            threshold = np.partition(scores[eligible], len(eligible) - k)[len(eligible) - k]
-            eligible = eligible[scores[eligible] >= threshold]
-        best = eligible[np.argsort(-scores[eligible], kind="stable")][:k]
-        return [self._scored(int(row), float(scores[row]), int(winners[row])) for row in best]
+        return self._people.profile(user_id)
 
     def interactions_of(self, user_id: str) -> int:
         """Positive train interactions of a user; 0 for a user without profile."""
-        row = self._users.get(user_id)
-        return 0 if row is None else int(self._interactions[row])
+        return self._people.interactions(user_id)
+
+    def history_of(self, user_id: str) -> list[PastInteraction]:
+        """The interactions that the user's profile is made of, most recent first; none for a user without profile."""
+        return [
+            PastInteraction(
+                item_id, catalog, None if (row := self._row((catalog, item_id))) < 0 else self._title(row), at
+            )
+            for catalog, item_id, at in self._people.past(user_id)
+        ]
+
+    def history_vectors(self, user_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Their unit vectors, float32 (l, d), and times in days since 1970 (UTC), float64 (l,); most recent first."""
+        return self._people.vectors(user_id)
+
+    def fallback_for(self, user_id: str) -> str | None:
+        """None if this user's answers come from personas, else why not: `unknown_user` or `no_positive_history`."""
+        if user_id in self._people:
+            return None
+        return NO_POSITIVE_HISTORY if self._people.has_seen(user_id) else UNKNOWN_USER
+
+    def item_vector(self, item: Item) -> np.ndarray:
+        """What an interaction with the item counts for in a profile if nothing is said about it: float32 (d,), of unit length.
+
+        Raises UnknownItem, also for an item that has no text.
+        """
+        segment, local = self._locate(self._known(item))
+        vector = np.asarray(segment.item_vectors[local], np.float32)
+        if not vector.any():
+            raise UnknownItem(f"Item {_named(item)} has neither title nor summary to go by.")
+        return vector
+
+    def profile_from_items(self, items: Sequence[Item], days_ago: Sequence[float] | None = None) -> np.ndarray:
+        """The unit profile, float32 (d,), of a session: items seen now, most recent first, nothing said about them.
+
+        days_ago: one number each, for an index with a half-life. Raises UnknownItem, and ValueError as
+        `profile_from_vectors` does.
+        """
+        vectors = [self.item_vector(item) for item in items[: self.manifest.max_history]]
+        days = None if days_ago is None else -np.asarray(days_ago, np.float64)
+        return self.profile_from_vectors(np.array(vectors, np.float32).reshape(-1, self.dimension), days)
+
+    def profile_from_vectors(self, vectors: np.ndarray, days: np.ndarray | None = None) -> np.ndarray:
+        """The unit profile, float32 (d,), of interactions, (l, d) of unit length, most recent first, as all profiles of the index
+        were made: the first `max_history` of them, with its decay and, where `days` (times in days, float64 (l,)) are given, its
+        half-life. Raises ValueError without interactions, and for other shapes."""
+        vectors, days = self._recent(vectors, days)
+        return scoring.user_profile(vectors, self.manifest.recency_decay, days, self._half_life(days))
+
+    def tastes_from_vectors(self, vectors: np.ndarray, days: np.ndarray | None = None, tastes: int = 3) -> np.ndarray:
+        """Several profiles, float32 (t, d) with t <= `tastes`, one per group of alike interactions; as `profile_from_vectors`."""
+        vectors, days = self._recent(vectors, days)
+        weights = scoring.history_weights(
+            np.array([0, len(vectors)]), self.manifest.recency_decay, days, self._half_life(days)
+        )
+        return scoring.taste_profiles(vectors, weights, tastes)
+
+    # Answers.
+
+    def recommend(
+        self, user_id: str, k: int, exclude: Iterable[Item] = (), filters: Filters | None = None
+    ) -> list[Recommendation]:
+        """The k best items of all catalogues for a user, without those seen in train and those in `exclude`.
+
+        As `search`; a user without profile gets the items most popular in train instead, stated as `fallback`.
+        """
+        profile = self.profile_of(user_id)
+        if profile is None:
+            return self.popular(
+                k, exclude=exclude, filters=filters, seen_by=user_id, fallback=self.fallback_for(user_id)
+            )
+        return self.search(profile, k, exclude=exclude, filters=filters, seen_by=user_id)
+
+    def search(
+        self,
+        profile: Profile,
+        k: int,
+        *,
+        exclude: Iterable[Item] = (),
+        filters: Filters | None = None,
+        seen_by: str | None = None,
+    ) -> list[Recommendation]:
+        """The k best items of all catalogues for a profile that fit the filters, best first; exact.
+
+        Equal scores by catalogue and item_id. Items without appreciative or mixed persona are never among them. Left out are
+        the items of `exclude`, where a bare item_id stands for that item of every catalogue and unknown ones are no error, and
+        what the user `seen_by` has seen in train. Fewer than k come back where there are no more, none for k <= 0. Raises
+        UnknownItem for a session of unknown items, ValueError for a profile of another shape or not finite.
+        """
+        if k <= 0:
+            return []
+        barred = self._barred(exclude, filters, seen_by)
+        return self._answers(*self._best(self._checked(profile), k, barred))
+
+    def search_many(
+        self, profiles: np.ndarray, k: int, *, filters: Filters | None = None
+    ) -> list[list[Recommendation]]:
+        """`search` for each of many profiles, (n, d), in one pass over the index."""
+        if profiles.ndim != 2:
+            raise ValueError(f"Profiles are (n, {self.dimension}), these have shape {profiles.shape}.")
+        barred = self._barred((), filters, None)
+        return (
+            [self._answers(*self._best(self._checked(profile), k, barred)) for profile in profiles]
+            if k > 0
+            else [[] for _ in profiles]
+        )
+
+    def popular(
+        self,
+        k: int,
+        *,
+        exclude: Iterable[Item] = (),
+        filters: Filters | None = None,
+        seen_by: str | None = None,
+        fallback: str | None = None,
+    ) -> list[Recommendation]:
+        """The k items with the most positive train interactions that fit; arguments as for `search`, `fallback` is handed on."""
+        barred = self._barred(exclude, filters, seen_by)
+        rows = self._by_popularity[~barred[self._by_popularity]][: max(k, 0)]
+        return [self._popular(int(row), fallback) for row in rows]
+
+    def similar(
+        self, item: Item, k: int, *, exclude: Iterable[Item] = (), filters: Filters | None = None
+    ) -> list[Recommendation]:
+        """The k items of which a persona is nearest to one of this item's appreciative or mixed personas, as `search`.
+
+        None for an item without such personas. Raises UnknownItem.
+        """
+        row = self._known(item)
+        segment, local = self._locate(row)
+        own = np.arange(segment.offsets[local], segment.offsets[local + 1])
+        tastes = np.asarray(segment.vectors[own[segment.polarity[own] >= 0]], np.float32)
+        if k <= 0 or not len(tastes):
+            return []
+        barred = self._barred(exclude, filters, None)
+        barred[row] = True
+        return self._answers(*self._best(tastes, k, barred))
 
     def persona_weight(self, interactions: int | None = None, with_scores: bool = True) -> float:
         """How much `rerank` lets the personas count, 0 (candidate order) to 1 (personas alone), if it is not told.
@@ -259,15 +320,17 @@ class PersonaIndex:
 
     def rerank(
         self,
-        profile: np.ndarray | None,
+        profile: Profile | None,
         candidates: Iterable[Item],
         k: int | None = None,
         *,
         scores: Sequence[float] | None = None,
         interactions: int | None = None,
         weight: float | None = None,
+        exclude: Iterable[Item] = (),
+        filters: Filters | None = None,
     ) -> list[Recommendation]:
-        """Order candidates, best first, for a profile, float32 (d,) and of unit length; no candidate is ever dropped.
+        """Order candidates, best first, for a profile; no candidate is dropped that `exclude` and `filters` leave.
 
         The order blends that of the candidates with that of the personas (`scoring.combine`). scores: of the candidates,
         one each; where they are given they decide the candidate order, equal ones in the order given. weight: of the
@@ -277,27 +340,52 @@ class PersonaIndex:
         known ones share the remaining places, equal ones in candidate order. One without appreciative or mixed persona
         counts as the least similar, at weight 1 it comes last; it is flagged `no_favourable_persona`. An item named more
         than once is answered once, at its first mention. Without a profile the order is that of the candidates, with the
-        fallback `no_profile`. `k` cuts the ordered list: None keeps all, k <= 0 none. Raises ValueError when the profile
-        is not of shape (d,) or not finite, when scores are no numbers up to MAX_SCORE or not one each, and for a weight beyond
-        0 to 1.
+        fallback `no_profile`. `k` cuts the ordered list: None keeps all, k <= 0 none. `exclude` takes out known and unknown
+        items by their names; a filter that asks for something only the index knows takes out the unknown ones, too.
+
+        Raises ValueError when the profile is not of shape (d,) or (t, d) or not finite, when scores are no numbers up to
+        MAX_SCORE or not one each, and for a weight beyond 0 to 1; UnknownItem for a session of unknown items.
         """
+        ranking = self.rank(
+            profile,
+            candidates,
+            scores=scores,
+            interactions=interactions,
+            weight=weight,
+            exclude=exclude,
+            filters=filters,
+        )
+        order = ranking.order if k is None else ranking.order[: max(k, 0)]
+        return [self.entry(ranking, position) for position in order.tolist()]
+
+    def rank(
+        self,
+        profile: Profile | None,
+        candidates: Iterable[Item],
+        *,
+        scores: Sequence[float] | None = None,
+        interactions: int | None = None,
+        weight: float | None = None,
+        exclude: Iterable[Item] = (),
+        filters: Filters | None = None,
+    ) -> Ranking:
+        """What `rerank` says, before it is put into words; arguments and errors as there."""
         names = list(candidates)
         own_scores = _checked_scores(scores, len(names))
         if weight is not None and not 0 <= weight <= 1:
             raise ValueError(f"The weight of the personas is a number from 0 to 1, not {weight}.")
-        rows = np.array([self._row(name) for name in names], np.int64)
-        kept = np.array(_first_mentions(names, rows), np.int64)
+        found_rows = [self._row(name) for name in names]
+        kept = _first_mentions(names, found_rows)
+        if exclude or filters is not None:
+            kept = self._admitted(names, found_rows, kept, exclude, filters)
         if own_scores is not None:
-            kept = kept[np.argsort(-own_scores[kept], kind="stable")]
+            kept = sorted(kept, key=(-own_scores).__getitem__)
             own_scores = own_scores[kept]
-        names, rows = [names[place] for place in kept], rows[kept]
-        if k is not None and k <= 0:
-            return []
+        if own_scores is not None or len(kept) < len(names):
+            names, found_rows = [names[place] for place in kept], [found_rows[place] for place in kept]
+        rows = np.array(found_rows, np.int64)
         if profile is None:
-            return [
-                replace(self._unscored(name, int(row), NO_PROFILE), candidate_place=place)
-                for place, (name, row) in enumerate(zip(names[:k], rows[:k], strict=True), start=1)
-            ]
+            return Ranking(names, rows, np.arange(len(names)), None, None, NO_PROFILE)
         if weight is None:
             weight = self.persona_weight(interactions, own_scores is not None)
         found, winners = self._score(self._checked(profile), rows)
@@ -308,94 +396,169 @@ class PersonaIndex:
             weight,
             self._blend(own_scores is not None).normalisation,
         )
-        answers: list[Recommendation] = []
-        for position in scoring.order_candidates(ordered_by)[:k]:
-            row, score, winner = int(rows[position]), float(found[position]), int(winners[position])
-            entry = self._unscored(names[position], row, None) if winner < 0 else self._scored(row, score, winner)
-            answers.append(replace(entry, candidate_place=int(position) + 1))
-        return answers
+        return Ranking(names, rows, scoring.order_candidates(ordered_by), found, winners, None)
 
-    def explain(self, profile: np.ndarray, item: Item) -> Explanation:
-        """The personas of one item that matter for a profile, float32 (d,).
+    def entry(self, ranking: Ranking, position: int) -> Recommendation:
+        """What is to be said of the candidate at a position of `ranking.names`."""
+        row = int(ranking.rows[position])
+        if ranking.scores is None or ranking.winners is None:
+            return self._unscored(ranking.names[position], row, ranking.fallback, position + 1)
+        winner = int(ranking.winners[position])
+        if winner < 0:
+            return self._unscored(ranking.names[position], row, None, position + 1)
+        return self._scored(row, float(ranking.scores[position]), winner, position + 1)
+
+    def explain(self, profile: Profile, item: Item) -> Explanation:
+        """The personas of one item that matter for a profile.
 
         `winner` and `runner_up` are its nearest appreciative or mixed personas (None where there are not that many),
         `nearest_critical` is what speaks against it. Raises UnknownItem, and ValueError as `rerank` does.
         """
-        shard, local = self._locate(self._known(item))
-        rows = np.arange(shard.offsets[local], shard.offsets[local + 1])
-        cosines = scoring.similarities(self._checked(profile), shard.vectors[rows])
+        segment, local = self._locate(self._known(item))
+        rows = np.arange(segment.offsets[local], segment.offsets[local + 1])
+        tastes = np.atleast_2d(self._checked(profile))
+        cosines = np.stack([scoring.similarities(taste, segment.vectors[rows]) for taste in tastes]).max(axis=0)
         ranked = [(int(rows[i]), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
-        favourable = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] >= 0]
-        critical = [self._match(shard, row, score) for row, score in ranked if shard.polarity[row] < 0]
+        favourable = [self._match(segment, row, score) for row, score in ranked if segment.polarity[row] >= 0]
+        critical = [self._match(segment, row, score) for row, score in ranked if segment.polarity[row] < 0]
         return Explanation(
-            item_id=shard.item_columns["item_id"][local].as_py(),
-            catalog=shard.catalog,
-            title=shard.item_columns["title"][local].as_py(),
+            item_id=segment.item_columns["item_id"][local],
+            catalog=segment.catalog,
+            title=segment.item_columns["title"][local],
             winner=favourable[0] if favourable else None,
             runner_up=favourable[1] if len(favourable) > 1 else None,
             nearest_critical=critical[0] if critical else None,
         )
 
+    # What there is.
+
     def item(self, item: Item) -> dict[str, Any]:
-        """item_id, catalog, title, summary and train_popularity of an item. Raises UnknownItem."""
-        shard, local = self._locate(self._known(item))
-        return {"catalog": shard.catalog} | shard.items.slice(local, 1).to_pylist()[0]
+        """item_id, catalog, title, summary, categories, attributes and train_popularity of an item. Raises UnknownItem."""
+        segment, local = self._locate(self._known(item))
+        columns = segment.item_columns
+        return {
+            "catalog": segment.catalog,
+            **{name: columns[name][local] for name in ("item_id", "title", "summary", "categories")},
+            "attributes": json.loads(columns["attributes"][local]),
+            "train_popularity": int(segment.popularity[local]),
+        }
 
     def personas_of(self, item: Item) -> list[PersonaMatch]:
         """All personas of an item, by persona_id, without scores. Raises UnknownItem."""
-        shard, local = self._locate(self._known(item))
-        return [self._match(shard, row, None) for row in range(shard.offsets[local], shard.offsets[local + 1])]
+        segment, local = self._locate(self._known(item))
+        return [self._match(segment, row, None) for row in range(segment.offsets[local], segment.offsets[local + 1])]
 
-    def _open_shard(self, catalog: str, first: int) -> _Shard:
-        folder = files.shard_folder(self.path, catalog)
-        counts = self.manifest.catalogs[catalog]
-        items = files.read_table(folder / "items.parquet", files.ITEMS)
-        personas = files.read_table(folder / "personas.parquet", files.PERSONAS)
-        shard = _Shard(
-            catalog=catalog,
-            first=first,
-            vectors=files.read_array(folder / "vectors.npy", (counts.personas, self.dimension), "float16"),
-            offsets=files.read_array(folder / "offsets.npy", (counts.items + 1,), "int64"),
-            polarity=files.read_array(folder / "polarity.npy", (counts.personas,), "int8"),
-            items=items,
-            personas=personas,
-            item_columns=_columns(items),
-            persona_columns=_columns(personas),
-        )
-        fits = (
-            shard.items.num_rows == counts.items
-            and shard.personas.num_rows == counts.personas
-            and shard.offsets[0] == 0
-            and shard.offsets[-1] == counts.personas
-            and (np.diff(shard.offsets) >= 0).all()
-        )
-        if not fits:
-            raise IndexCorrupt(
-                f"The files of {folder} do not fit each other. Publish again: materialise the asset persona_index."
+    def find_items(self, text: str, limit: int = 20) -> list[dict[str, str]]:
+        """item_id, catalog and title of the items whose title or id holds `text`, whatever its case.
+
+        First those whose title begins with it, then those with a word that does, then the others; the more popular first.
+        """
+        wanted = text.casefold().strip()
+        if not wanted or limit <= 0:
+            return []
+        ranks: list[list[int]] = [[], [], []]
+        for row, title in self._titles:
+            place = title.find(wanted)
+            if place >= 0:
+                ranks[0 if place == 0 else 1 if not title[place - 1].isalnum() else 2].append(row)
+                if len(ranks[0]) >= limit:
+                    break
+        return [self._named_item(row) for row in (ranks[0] + ranks[1] + ranks[2])[:limit]]
+
+    def find_users(self, prefix: str = "", limit: int = 20) -> list[str]:
+        """The first users with a profile whose id begins with `prefix`, in alphabetical order."""
+        return self._people.starting_with(prefix, limit)
+
+    def persona_map(self, limit: int = 2_000) -> PersonaMap:
+        """The personas, or a sample of `limit` of them, in two dimensions; the same ones for as long as the index is open."""
+        if limit not in self._maps:
+            self._maps = {limit: draw_map(self._segments, limit)}
+        return self._maps[limit]
+
+    # Inside.
+
+    @cached_property
+    def _maps(self) -> dict[int, PersonaMap]:
+        return {}
+
+    @cached_property
+    def _titles(self) -> list[tuple[int, str]]:
+        """(row, casefolded title and id) of every item, the most popular first."""
+        found: dict[int, str] = {}
+        for segment in self._segments:
+            columns = (segment.items.column(name).to_pylist() for name in ("title", "item_id"))
+            for row, (title, item_id) in enumerate(zip(*columns, strict=True), start=segment.first):
+                found[row] = f"{title}\n{item_id}".casefold()
+        return [(int(row), found[int(row)]) for row in self._by_popularity]
+
+    def _order_of_rows(self) -> np.ndarray:
+        """Place, int64 (rows,), of each row in the order of catalogue and item_id, by which ties fall."""
+        places = np.arange(len(self._dead))
+        if len(self._segments) > len(self.manifest.catalogs):
+            names = [
+                (segment.catalog, item_id.encode())
+                for segment in self._segments
+                for item_id in segment.items.column("item_id").to_pylist()
+            ]
+            places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        return places
+
+    def _barred(self, exclude: Iterable[Item], filters: Filters | None, seen_by: str | None) -> np.ndarray:
+        """bool (rows,): what cannot be in an answer; the caller's own to change."""
+        barred = self._dead.copy()
+        if filters is not None:
+            barred |= self._filter.barred(filters)
+        if seen_by is not None:
+            barred[self._people.seen(seen_by)] = True
+        for item in exclude:
+            barred[self._all_rows(item)] = True
+        return barred
+
+    def _admitted(
+        self,
+        names: Sequence[Item],
+        rows: Sequence[int],
+        kept: Sequence[int],
+        exclude: Iterable[Item],
+        filters: Filters | None,
+    ) -> list[int]:
+        """Of the positions that are kept those that may be answered with."""
+        filters = filters or Filters()
+        excluded = {*exclude, *filters.deny}
+        allowed = None if filters.allow is None else set(filters.allow)
+        barred = self._barred(excluded, filters, None)
+
+        def is_admitted(place: int) -> bool:
+            row, name = rows[place], names[place]
+            if row >= 0:
+                return not barred[row]
+            both = {name, name if isinstance(name, str) else name[1]}
+            return not (filters.describes() or both & excluded or (allowed is not None and not both & allowed))
+
+        return [place for place in kept if is_admitted(place)]
+
+    def _best(self, profile: np.ndarray, k: int, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, scores, winners) of the k best that are not barred."""
+        scores = np.empty(len(barred), np.float32)
+        winners = np.empty(len(barred), np.int64)
+        for segment in self._segments:
+            scores[segment.rows], winners[segment.rows] = scoring.score_items(
+                profile, segment.vectors, segment.offsets, segment.polarity
             )
-        return shard
+        scores[barred] = scoring.NO_SCORE
+        eligible = np.flatnonzero(scores > scoring.NO_SCORE)
+        if len(eligible) > k:
+            # Everything that ties with the k-th stays in, so that ties are cut by catalogue and item_id and not by chance.
+            threshold = np.partition(scores[eligible], len(eligible) - k)[len(eligible) - k]
+            eligible = eligible[scores[eligible] >= threshold]
+        best = eligible[np.lexsort((self._places[eligible], -scores[eligible]))][:k]
+        return best, scores[best], winners[best]
 
-    def _open_users(self) -> None:
-        users = files.read_table(self.path / "users.parquet", files.USERS)
-        ids = users.column("user_id").to_pylist()
-        self._interactions = users.column("interactions").to_numpy()
-        self._users = {user_id: row for row, user_id in enumerate(ids)}
-        self._profiles = files.read_array(self.path / "profiles.npy", (len(ids), self.dimension), "float16")
-        seen = files.read_table(self.path / "seen.parquet", files.SEEN)
-        rows = np.full(seen.num_rows, -1, np.int64)
-        for shard in self._shards:
-            own = np.flatnonzero(pc.equal(seen.column("catalog"), shard.catalog).to_numpy())
-            found = pc.index_in(seen.column("item_id").take(own), value_set=shard.items.column("item_id"))
-            rows[own] = pc.add(pc.fill_null(found, -1 - shard.first).cast(pa.int64()), shard.first).to_numpy()
-        encoded = _columns(seen)["user_id"].dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)[rows >= 0]
-        bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
-        # A user whose items are all gone has an empty range, and is still no stranger.
-        self._seen_of = {
-            user_id: (int(bounds[code]), int(bounds[code + 1]))
-            for code, user_id in enumerate(encoded.dictionary.to_pylist())
-        }
-        self._seen = rows[rows >= 0]
+    def _answers(self, rows: np.ndarray, scores: np.ndarray, winners: np.ndarray) -> list[Recommendation]:
+        return [
+            self._scored(row, score, winner)
+            for row, score, winner in zip(rows.tolist(), scores.tolist(), winners.tolist(), strict=True)
+        ]
 
     def _row(self, item: Item) -> int:
         if isinstance(item, str):
@@ -411,13 +574,23 @@ class PersonaIndex:
     def _known(self, item: Item) -> int:
         row = self._row(item)
         if row < 0:
-            name = item if isinstance(item, str) else f"{item[1]} of catalogue {item[0]}"
-            raise UnknownItem(f"The index (generation {self.generation}) has no item {name}.")
+            raise UnknownItem(f"The index (generation {self.generation}) has no item {_named(item)}.")
         return row
 
-    def _locate(self, row: int) -> tuple[_Shard, int]:
-        shard = self._shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
-        return shard, row - shard.first
+    def _locate(self, row: int) -> tuple[Segment, int]:
+        if len(self._segments) == 1:
+            return self._segments[0], row
+        segment = self._segments[int(np.searchsorted(self._ends, row, side="right"))]
+        return segment, row - segment.first
+
+    def _title(self, row: int) -> str:
+        segment, local = self._locate(row)
+        return str(segment.item_columns["title"][local])
+
+    def _named_item(self, row: int) -> dict[str, str]:
+        segment, local = self._locate(row)
+        columns = segment.item_columns
+        return {"item_id": columns["item_id"][local], "catalog": segment.catalog, "title": columns["title"][local]}
 
     def _blend(self, with_scores: bool) -> Blend:
         blends = self.manifest.blends
@@ -425,44 +598,74 @@ class PersonaIndex:
             return _PERSONAS_ALONE if with_scores else _PERSONAS_ALONE_BY_PLACE
         return blends.of_scores if with_scores else blends.of_places
 
-    def _checked(self, profile: np.ndarray) -> np.ndarray:
+    def _half_life(self, days: np.ndarray | None) -> float | None:
+        return None if days is None else self.manifest.half_life_days
+
+    def _recent(self, vectors: np.ndarray, days: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        vectors = np.asarray(vectors, np.float32)
+        days = None if days is None else np.asarray(days, np.float64)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension or not len(vectors):
+            raise ValueError(
+                f"A profile is made of at least one vector of {self.dimension} numbers, not of shape {vectors.shape}."
+            )
+        if days is not None and days.shape != (len(vectors),):
+            raise ValueError(
+                f"There is one time for each of the {len(vectors)} interactions; these have shape {days.shape}."
+            )
+        most = self.manifest.max_history
+        return vectors[:most], None if days is None else days[:most]
+
+    def _checked(self, profile: Profile) -> np.ndarray:
+        if not isinstance(profile, np.ndarray):
+            return self.profile_from_items(profile)
         profile = np.asarray(profile, np.float32)
-        if profile.shape != (self.dimension,) or not np.isfinite(profile).all():
-            raise ValueError(f"A profile is {self.dimension} finite numbers, this one has shape {profile.shape}.")
+        if (
+            profile.shape[-1:] != (self.dimension,)
+            or profile.ndim > 2
+            or not profile.size
+            or not np.isfinite(profile).all()
+        ):
+            raise ValueError(
+                f"A profile is {self.dimension} finite numbers, or several of them in rows; this one has shape {profile.shape}."
+            )
         return profile
 
     def _score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._segments) == 1:
+            segment = self._segments[0]
+            return scoring.score_candidates(profile, rows, segment.vectors, segment.offsets, segment.polarity)
         scores = np.full(len(rows), np.nan, np.float32)
         winners = np.full(len(rows), scoring.NO_PERSONA, np.int64)
-        for shard in self._shards:
-            own = np.flatnonzero((rows >= shard.first) & (rows < shard.first + shard.items.num_rows))
+        for segment in self._segments:
+            own = np.flatnonzero((rows >= segment.first) & (rows < segment.rows.stop))
             if len(own):
                 scores[own], winners[own] = scoring.score_candidates(
-                    profile, rows[own] - shard.first, shard.vectors, shard.offsets, shard.polarity
+                    profile, rows[own] - segment.first, segment.vectors, segment.offsets, segment.polarity
                 )
         return scores, winners
 
-    def _scored(self, row: int, score: float, winner: int) -> Recommendation:
-        shard, local = self._locate(row)
-        personas = shard.persona_columns
+    def _scored(self, row: int, score: float, winner: int, candidate_place: int | None = None) -> Recommendation:
+        segment, local = self._locate(row)
+        personas = segment.persona_columns
         return Recommendation(
-            item_id=shard.item_columns["item_id"][local].as_py(),
-            catalog=shard.catalog,
-            title=shard.item_columns["title"][local].as_py(),
+            item_id=segment.item_columns["item_id"][local],
+            catalog=segment.catalog,
+            title=segment.item_columns["title"][local],
             score=score,
-            persona_id=personas["persona_id"][winner].as_py(),
-            persona_name=personas["name"][winner].as_py(),
-            why=personas["preference_rationale"][winner].as_py(),
-            quotes=tuple(personas["quotes"][winner].as_py()),
+            persona_id=personas["persona_id"][winner],
+            persona_name=personas["name"][winner],
+            why=personas["preference_rationale"][winner],
+            quotes=tuple(personas["quotes"][winner]),
+            candidate_place=candidate_place,
         )
 
     def _popular(self, row: int, fallback: str | None) -> Recommendation:
-        shard, local = self._locate(row)
-        count = shard.item_columns["train_popularity"][local].as_py()
+        segment, local = self._locate(row)
+        count = int(segment.popularity[local])
         return Recommendation(
-            item_id=shard.item_columns["item_id"][local].as_py(),
-            catalog=shard.catalog,
-            title=shard.item_columns["title"][local].as_py(),
+            item_id=segment.item_columns["item_id"][local],
+            catalog=segment.catalog,
+            title=segment.item_columns["title"][local],
             score=None,
             persona_id=None,
             persona_name=None,
@@ -470,13 +673,13 @@ class PersonaIndex:
             fallback=fallback,
         )
 
-    def _unscored(self, name: Item, row: int, fallback: str | None) -> Recommendation:
+    def _unscored(self, name: Item, row: int, fallback: str | None, candidate_place: int) -> Recommendation:
         catalog: str | None
         title: str | None = None
         if row >= 0:
-            shard, local = self._locate(row)
-            item_id, catalog = shard.item_columns["item_id"][local].as_py(), shard.catalog
-            title = shard.item_columns["title"][local].as_py()
+            segment, local = self._locate(row)
+            item_id, catalog = segment.item_columns["item_id"][local], segment.catalog
+            title = segment.item_columns["title"][local]
             flags: tuple[str, ...] = () if fallback else (NO_FAVOURABLE_PERSONA,)
             why = (
                 "No persona speaks for this item."
@@ -496,28 +699,33 @@ class PersonaIndex:
             why=why,
             flags=flags,
             fallback=fallback,
+            candidate_place=candidate_place,
         )
 
     @staticmethod
-    def _match(shard: _Shard, row: int, score: float | None) -> PersonaMatch:
-        persona = shard.personas.slice(row, 1).to_pylist()[0]
+    def _match(segment: Segment, row: int, score: float | None) -> PersonaMatch:
+        columns = segment.persona_columns
         return PersonaMatch(
-            persona_id=persona["persona_id"],
-            name=persona["name"],
-            description=persona["description"],
-            why=persona["preference_rationale"],
-            polarity=persona["polarity"],
-            quotes=tuple(persona["quotes"]),
-            evidence_review_ids=tuple(persona["evidence_review_ids"]),
-            source=persona["source"],
+            persona_id=columns["persona_id"][row],
+            name=columns["name"][row],
+            description=columns["description"][row],
+            why=columns["preference_rationale"][row],
+            polarity=columns["polarity"][row],
+            quotes=tuple(columns["quotes"][row]),
+            evidence_review_ids=tuple(columns["evidence_review_ids"][row]),
+            source=columns["source"][row],
             score=score,
         )
 
 
-def _first_mentions(names: Sequence[Item], rows: np.ndarray) -> list[int]:
+def _named(item: Item) -> str:
+    return item if isinstance(item, str) else f"{item[1]} of catalogue {item[0]}"
+
+
+def _first_mentions(names: Sequence[Item], rows: Sequence[int]) -> list[int]:
     """Positions that stay: an item may be named more than once, both bare and with its catalogue."""
     first: dict[Item | int, int] = {}
-    named = (row if row >= 0 else name for name, row in zip(names, rows.tolist(), strict=True))
+    named = (row if row >= 0 else name for name, row in zip(names, rows, strict=True))
     return [place for place, key in enumerate(named) if first.setdefault(key, place) == place]
 
 
@@ -531,23 +739,3 @@ def _checked_scores(scores: Sequence[float] | None, candidates: int) -> np.ndarr
             f"{found.shape}."
         )
     return found
-
-
-def _columns(table: pa.Table) -> dict[str, pa.Array]:
-    return {
-        name: pa.concat_arrays(table.column(name).chunks or [pa.array([], table.schema.field(name).type)])
-        for name in table.schema.names
-    }
-
-
-__all__ = [
-    "Explanation",
-    "IndexCorrupt",
-    "IndexMissing",
-    "IndexProblem",
-    "Item",
-    "PersonaIndex",
-    "PersonaMatch",
-    "Recommendation",
-    "UnknownItem",
-]

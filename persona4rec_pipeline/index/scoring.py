@@ -133,9 +133,49 @@ def user_profiles(
     return np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
 
 
+def taste_profiles(vectors: np.ndarray, weights: np.ndarray, tastes: int) -> np.ndarray:
+    """Unit profiles, float32 (t, d), t <= `tastes`, one of each group of alike interactions; the weightiest group first.
+
+    vectors: (l, d) of unit length; weights: (l,), of `history_weights`. Groups are merged by the average cosine of their
+    members, nearest first, until there are `tastes` (average linkage; that one mean hides distinct tastes is argued by PinnerSage,
+    arXiv 2007.03634). With one taste this is `user_profile`. Raises ValueError without interactions or tastes.
+    """
+    if not len(vectors) or tastes < 1:
+        raise ValueError("Tastes need at least one interaction, and there is at least one of them.")
+    vectors = np.asarray(vectors, np.float32)
+    groups = [[row] for row in range(len(vectors))]
+    sums = vectors.astype(np.float64)
+    while len(groups) > tastes:
+        sizes = np.array([len(group) for group in groups], np.float64)
+        nearness = (sums @ sums.T) / np.outer(sizes, sizes)
+        np.fill_diagonal(nearness, -np.inf)
+        first, second = sorted(divmod(int(np.argmax(nearness)), len(groups)))
+        groups[first] += groups.pop(second)
+        sums[first] += sums[second]
+        sums = np.delete(sums, second, axis=0)
+    groups.sort(key=lambda group: -float(weights[group].sum()))
+    profiles = np.stack([(vectors[group] * weights[group, None]).sum(axis=0) for group in groups])
+    norms = np.linalg.norm(profiles, axis=1, keepdims=True)
+    return np.divide(profiles, norms, out=np.zeros_like(profiles), where=norms > 0).astype(np.float32)
+
+
+def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors (n, d) as codes, int8 (n, d), with scales, float32 (n,): vector = code * scale + rest. errors, float32 (n,): the
+    lengths of the rests, so that a cosine with a unit profile is off by no more (Cauchy and Schwarz)."""
+    wide = np.asarray(vectors, np.float32)
+    scales = np.abs(wide).max(axis=1, initial=0.0) / np.float32(127)
+    codes = np.rint(np.divide(wide, scales[:, None], out=np.zeros_like(wide), where=scales[:, None] > 0)).astype(
+        np.int8
+    )
+    return codes, scales, np.linalg.norm(wide - codes * scales[:, None], axis=1)
+
+
 def similarities(profile: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Cosines, float32 (n,), of a unit profile (d,) and unit vectors (n, d), in blocks that stay in the cache."""
+    """Cosines, float32 (n,), of a unit profile (d,) and unit vectors (n, d), in blocks that stay in the cache; with several
+    profiles, (t, d), the largest of each vector's."""
     profile = np.asarray(profile, np.float32)
+    if profile.ndim == 2:
+        return np.max([similarities(taste, vectors) for taste in profile], axis=0)
     if len(vectors) <= BLOCK_ROWS:
         return _widen(vectors) @ profile
     found = np.empty(len(vectors), np.float32)

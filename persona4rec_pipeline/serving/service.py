@@ -108,7 +108,10 @@ def create_app(index_path: str | Path, look_every_s: float = LOOK_EVERY_S, verif
             "generation": index.generation,
             "published_at": index.manifest.created_at,
             "encoder_fingerprint": index.encoder_fingerprint,
-            "catalogs": {name: dict(counts) for name, counts in index.manifest.catalogs.items()},
+            "catalogs": {
+                name: {"items": counts.items, "personas": counts.personas}
+                for name, counts in index.manifest.catalogs.items()
+            },
             "users": index.manifest.users,
             "blends": None if index.manifest.blends is None else asdict(index.manifest.blends),
         }

@@ -190,6 +190,16 @@ CREATE TABLE IF NOT EXISTS interaction_vectors (
     PRIMARY KEY (catalog, review_id)
 );
 
+-- Asset `item_vectors`: unit vectors of the text that an interaction with the item has if nothing is said about it.
+CREATE TABLE IF NOT EXISTS item_vectors (
+    catalog   VARCHAR NOT NULL,
+    item_id   VARCHAR NOT NULL,
+    text_hash VARCHAR NOT NULL,
+    encoder   VARCHAR NOT NULL,
+    vector    FLOAT[] NOT NULL,
+    PRIMARY KEY (catalog, item_id)
+);
+
 -- Asset `candidates`: what each candidate generator proposes to each panel user, from train interactions alone.
 CREATE TABLE IF NOT EXISTS candidates (
     generator VARCHAR NOT NULL,             -- whose list this is: popularity, item_knn, als, bpr, ease or file

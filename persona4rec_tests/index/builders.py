@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,9 +48,18 @@ class Shop:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self._clock = FIRST_DAY
 
-    def item(self, item_id: str, *personas: tuple[Sequence[float], str], catalog: str = "books") -> Shop:
-        """An item with personas, each (vector, polarity)."""
-        self._add("items", catalog=catalog, item_id=item_id, title=f"Title of {item_id}")
+    def item(
+        self,
+        item_id: str,
+        *personas: tuple[Sequence[float], str],
+        catalog: str = "books",
+        categories: Sequence[str] = (),
+        attributes: dict[str, str] | None = None,
+        item_vector: Sequence[float] | None = None,
+    ) -> Shop:
+        """An item with personas, each (vector, polarity); its own vector is that of the first unless it is given."""
+        described = {"categories": list(categories), "attributes": json.dumps(attributes or {})}
+        self._add("items", catalog=catalog, item_id=item_id, title=f"Title of {item_id}", **described)
         self._add(
             "item_summaries",
             catalog=catalog,
@@ -56,6 +67,10 @@ class Shop:
             title=f"Title of {item_id}",
             summary=f"A summary of {item_id}.",
             source="extractive",
+        )
+        hint = item_vector if item_vector is not None else next((vector for vector, _ in personas), axis(DIMENSION - 1))
+        self._add(
+            "item_vectors", catalog=catalog, item_id=item_id, text_hash=_hash(hint), encoder=ENCODER, vector=list(hint)
         )
         for number, (vector, polarity) in enumerate(personas, start=1):
             key = {"catalog": catalog, "item_id": item_id, "persona_id": f"p{number}"}
@@ -70,7 +85,7 @@ class Shop:
                 quotes=[f"Quote {number} of {item_id}."],
                 source="extractive",
             )
-            self._add("persona_vectors", **key, text_hash="h", encoder=ENCODER, vector=list(vector))
+            self._add("persona_vectors", **key, text_hash=_hash(vector), encoder=ENCODER, vector=list(vector))
         return self
 
     def interaction(
@@ -102,7 +117,7 @@ class Shop:
         key = {"catalog": catalog, "review_id": review["review_id"]}
         self._add("splits", **key, split=split, is_target=split != "train")
         if vector is not None:
-            self._add("interaction_vectors", **review, text_hash="h", encoder=ENCODER, vector=list(vector))
+            self._add("interaction_vectors", **review, text_hash=_hash(vector), encoder=ENCODER, vector=list(vector))
         return self
 
     def store(self) -> Shop:
@@ -129,6 +144,11 @@ class Shop:
 
     def _add(self, table: str, **row: Any) -> None:
         self.rows.setdefault(table, []).append(row)
+
+
+def _hash(vector: Sequence[float]) -> str:
+    """Stands for the hash of the text: another vector, another text."""
+    return hashlib.md5(str(list(vector)).encode()).hexdigest()[:16]
 
 
 def two_catalogues(home: Path) -> Shop:

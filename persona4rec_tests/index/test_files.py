@@ -13,6 +13,8 @@ import pytest
 from persona4rec_pipeline.index import IndexCorrupt, IndexMissing, PersonaIndex, files
 from persona4rec_tests.index.builders import ENCODER, Shop, axis, two_catalogues
 
+BOOKS, FILMS = "shards/catalog=books/segment=000001", "shards/catalog=films/segment=000001"
+
 
 def contents() -> files.Contents:
     return files.Contents(
@@ -23,13 +25,14 @@ def contents() -> files.Contents:
         max_history=10,
         catalogs={},
         users=0,
+        history=0,
         seen=0,
         blends=None,
     )
 
 
 def publish_text(index_path: Path, text: str, keep: int = 5) -> files.Publication:
-    def write(folder: Path) -> files.Contents:
+    def write(folder: Path, current: files.Published | None) -> files.Contents:
         (folder / "text").write_text(text)
         return contents()
 
@@ -64,7 +67,7 @@ def test_equal_content_is_published_again_when_the_current_generation_is_damaged
 def test_a_failure_while_writing_leaves_the_old_generation_current_and_no_rubbish(tmp_path):
     publish_text(tmp_path, "a")
 
-    def write(folder: Path) -> files.Contents:
+    def write(folder: Path, current: files.Published | None) -> files.Contents:
         (folder / "text").write_text("half")
         raise RuntimeError("disk full")
 
@@ -132,13 +135,22 @@ def test_equal_tables_give_equal_bytes_however_the_rows_arrived(tmp_path):
     [
         "manifest.json",
         "profiles.npy",
-        "seen.parquet",
-        "users.parquet",
-        "shards/catalog=books/vectors.npy",
-        "shards/catalog=books/offsets.npy",
-        "shards/catalog=books/polarity.npy",
-        "shards/catalog=films/items.parquet",
-        "shards/catalog=films/personas.parquet",
+        "seen.arrow",
+        "users.arrow",
+        "histories.arrow",
+        "history_offsets.npy",
+        "history_vectors.npy",
+        f"{BOOKS}/vectors.npy",
+        f"{BOOKS}/codes.npy",
+        f"{BOOKS}/scales.npy",
+        f"{BOOKS}/errors.npy",
+        f"{BOOKS}/item_vectors.npy",
+        f"{BOOKS}/popularity.npy",
+        f"{BOOKS}/dead.npy",
+        f"{BOOKS}/offsets.npy",
+        f"{BOOKS}/polarity.npy",
+        f"{FILMS}/items.arrow",
+        f"{FILMS}/personas.arrow",
     ],
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
@@ -160,14 +172,14 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path, name, damage):
 
 
 def test_a_cut_file_is_refused_even_without_checksums(tmp_path):
-    path = two_catalogues(tmp_path).publish().path / "shards/catalog=books/vectors.npy"
+    path = two_catalogues(tmp_path).publish().path / f"{BOOKS}/vectors.npy"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(IndexCorrupt, match=r"vectors\.npy"):
         PersonaIndex.open(tmp_path / "index", verify=False)
 
 
 def test_a_pickle_in_the_place_of_an_array_is_not_loaded(tmp_path):
-    path = two_catalogues(tmp_path).publish().path / "shards/catalog=books/vectors.npy"
+    path = two_catalogues(tmp_path).publish().path / f"{BOOKS}/vectors.npy"
     np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(IndexCorrupt, match=r"vectors\.npy"):
         PersonaIndex.open(tmp_path / "index", verify=False)
@@ -193,11 +205,13 @@ def test_the_manifest_counts_what_is_there(tmp_path):
     assert {name: (c.items, c.personas) for name, c in manifest.catalogs.items()} == {"books": (5, 8), "films": (2, 2)}
     assert (manifest.users, manifest.seen) == (2, 4)
     assert manifest.encoder == files.EncoderReference(fingerprint=ENCODER, path="/models/one")
-    assert len(manifest.files) == 2 * 5 + 3
+    assert len(manifest.files) == 2 * 11 + 6
 
 
 def test_a_catalogue_named_like_a_path_stays_inside_its_folder(tmp_path):
     shop = Shop(tmp_path).item("a", (axis(0), "appreciative"), catalog="../up/and away")
     path = shop.publish().path
-    assert [folder.parent.name for folder in path.glob("shards/*/items.parquet")] == ["catalog=..%2Fup%2Fand%20away"]
+    assert [folder.parents[1].name for folder in path.glob("shards/*/*/items.arrow")] == [
+        "catalog=..%2Fup%2Fand%20away"
+    ]
     assert PersonaIndex.open(shop.index_path).catalogs == ("../up/and away",)

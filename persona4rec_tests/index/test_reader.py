@@ -225,7 +225,7 @@ def test_a_weight_beyond_its_range_is_refused(blended, weight):
         blended.rerank(BY_PERSONA, CANDIDATES, weight=weight)
 
 
-@pytest.mark.parametrize("wrong", [np.ones(3), np.full(8, np.nan), np.ones((1, 8))])
+@pytest.mark.parametrize("wrong", [np.ones(3), np.full(8, np.nan), np.ones((1, 1, 8)), np.ones((0, 8))])
 def test_a_profile_of_another_shape_or_not_finite_is_refused(index, wrong):
     with pytest.raises(ValueError, match="8 finite numbers"):
         index.rerank(wrong, ["dune"])
