@@ -418,7 +418,7 @@ class WarehouseSettings(Group):
 
 
 class Settings(Group):
-    """The whole tree. `home` holds all state: warehouse, ledger, mlflow, index, reports, dagster, models, incoming."""
+    """The whole tree. `home` holds all state: warehouse, ledger, queue, mlflow, index, reports, dagster, models, incoming."""
 
     home: Path = Field(Path("var"), description="Directory of all state; nothing is written elsewhere.")
     shared: Path | None = Field(
@@ -449,6 +449,10 @@ class Settings(Group):
     @property
     def index_path(self) -> Path:
         return self.home / "index"
+
+    @property
+    def interactions_path(self) -> Path:
+        return self.home / "interactions" / "queue.sqlite"
 
     @property
     def models_path(self) -> Path:
