@@ -1,7 +1,7 @@
 """Open the published index and ask it: recommend, search, rerank, explain.
 
-Belongs here: ids in, recommendations with their reasons out. Does not belong here: arithmetic (`scoring`), the files
-(`files`, `segments`, `people`), HTTP. Imports numpy, pyarrow and pydantic, nothing of the machinery that built the index.
+Belongs here: ids in, recommendations with their reasons out. Does not belong here: arithmetic (`kernels`, `scoring`), the files
+(`files`, `segments`, `people`), HTTP. Imports numpy, numba, pyarrow and pydantic, nothing of the machinery that built the index.
 
 Which item is meant. Items are known by (catalogue, item_id). Wherever an item is asked for, either that pair or a bare
 item_id may be given; a bare item_id means the item of the first catalogue, in alphabetical order, that has it.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from persona4rec_pipeline.index import files, scoring
+from persona4rec_pipeline.index import files, kernels, scoring
 from persona4rec_pipeline.index.answers import (
     NO_FAVOURABLE_PERSONA,
     NO_POSITIVE_HISTORY,
@@ -73,7 +73,7 @@ class Ranking:
 class PersonaIndex:
     """One generation of the index, read-only; safe to share between threads, never changes under its user's feet."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
         """Use `PersonaIndex.open`."""
         self.path = path
         self.manifest = manifest
@@ -106,6 +106,19 @@ class PersonaIndex:
         if alive_in != promised or len(self._rows) != sum(promised.values()):
             raise IndexCorrupt(f"Items of {path} are alive twice, or not counted. {files.MEND}")
         self._places = self._order_of_rows()
+        self._rows_are_ordered = len(self._segments) == len(manifest.catalogs)
+        self._scans = [
+            kernels.Scan(
+                segment.vectors,
+                segment.offsets,
+                segment.polarity,
+                segment.codes,
+                segment.scales,
+                segment.errors,
+                threads,
+            )
+            for segment in self._segments
+        ]
         popularity = np.concatenate([np.empty(0, np.int64), *(segment.popularity for segment in self._segments)])
         alive = np.flatnonzero(~self._dead)
         self._by_popularity = alive[np.lexsort((self._places[alive], -popularity[alive]))]
@@ -113,8 +126,16 @@ class PersonaIndex:
         self._filter = ItemFilter(self._segments, self._all_rows)
 
     @classmethod
-    def open(cls, index_path: str | Path, verify: bool = True, generation: int | None = None) -> PersonaIndex:
+    def open(
+        cls,
+        index_path: str | Path,
+        verify: bool = True,
+        generation: int | None = None,
+        threads: int | None = None,
+    ) -> PersonaIndex:
         """Open a generation at `index_path` (`<home>/index`): the current one, or the one of that number.
+
+        threads: how many search the whole catalogue for one call; default: the cores there are, up to eight.
 
         `verify` compares every file with its sha256, about a second per GB; without it only presence, shape and dtype
         are checked. Raises IndexMissing when nothing was published there, or that generation is gone, IndexCorrupt, naming the
@@ -131,7 +152,7 @@ class PersonaIndex:
                 )
                 manifest = files.read_manifest(folder)
                 files.verify(folder, manifest, checksums=verify)
-                return cls(folder, manifest)
+                return cls(folder, manifest, threads)
             except IndexCorrupt:
                 # Not damage, if the generation was replaced and pruned while it was being read.
                 if attempt == OPENING_TRIES or link is None or files.current_link(index_path) == link:
@@ -263,20 +284,18 @@ class PersonaIndex:
         if k <= 0:
             return []
         barred = self._barred(exclude, filters, seen_by)
-        return self._answers(*self._best(self._checked(profile), k, barred))
+        return self._answers(self._best(self._checked(profile)[None], k, barred)[0])
 
     def search_many(
         self, profiles: np.ndarray, k: int, *, filters: Filters | None = None
     ) -> list[list[Recommendation]]:
         """`search` for each of many profiles, (n, d), in one pass over the index."""
-        if profiles.ndim != 2:
-            raise ValueError(f"Profiles are (n, {self.dimension}), these have shape {profiles.shape}.")
-        barred = self._barred((), filters, None)
-        return (
-            [self._answers(*self._best(self._checked(profile), k, barred)) for profile in profiles]
-            if k > 0
-            else [[] for _ in profiles]
-        )
+        profiles = np.asarray(profiles, np.float32)
+        if profiles.ndim != 2 or profiles.shape[1] != self.dimension or not np.isfinite(profiles).all():
+            raise ValueError(f"Profiles are (n, {self.dimension}) finite numbers, these have shape {profiles.shape}.")
+        if k <= 0 or not len(profiles):
+            return [[] for _ in profiles]
+        return [self._answers(top) for top in self._best(profiles, k, self._barred((), filters, None))]
 
     def popular(
         self,
@@ -307,7 +326,7 @@ class PersonaIndex:
             return []
         barred = self._barred(exclude, filters, None)
         barred[row] = True
-        return self._answers(*self._best(tastes, k, barred))
+        return self._answers(self._best(tastes[None], k, barred)[0])
 
     def persona_weight(self, interactions: int | None = None, with_scores: bool = True) -> float:
         """How much `rerank` lets the personas count, 0 (candidate order) to 1 (personas alone), if it is not told.
@@ -537,27 +556,30 @@ class PersonaIndex:
 
         return [place for place in kept if is_admitted(place)]
 
-    def _best(self, profile: np.ndarray, k: int, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, scores, winners) of the k best that are not barred."""
-        scores = np.empty(len(barred), np.float32)
-        winners = np.empty(len(barred), np.int64)
-        for segment in self._segments:
-            scores[segment.rows], winners[segment.rows] = scoring.score_items(
-                profile, segment.vectors, segment.offsets, segment.polarity
+    def _best(self, profiles: np.ndarray, k: int, barred: np.ndarray) -> list[kernels.Top]:
+        """The k best rows that are not barred, for each of the profiles, (n, d) or (n, t, d)."""
+        if self._rows_are_ordered:
+            return kernels.top_many_of(self._scans, profiles, k, barred)
+        # Ties fall by catalogue and item_id, which is the order of the rows within a segment alone.
+        parts = [
+            kernels.top_many_of([scan], profiles, k, barred[segment.rows])
+            for scan, segment in zip(self._scans, self._segments, strict=True)
+        ]
+        found = []
+        for tops in zip(*parts, strict=True):
+            rows = np.concatenate(
+                [top.items + segment.first for top, segment in zip(tops, self._segments, strict=True)]
             )
-        scores[barred] = scoring.NO_SCORE
-        eligible = np.flatnonzero(scores > scoring.NO_SCORE)
-        if len(eligible) > k:
-            # Everything that ties with the k-th stays in, so that ties are cut by catalogue and item_id and not by chance.
-            threshold = np.partition(scores[eligible], len(eligible) - k)[len(eligible) - k]
-            eligible = eligible[scores[eligible] >= threshold]
-        best = eligible[np.lexsort((self._places[eligible], -scores[eligible]))][:k]
-        return best, scores[best], winners[best]
+            scores = np.concatenate([top.scores for top in tops])
+            winners = np.concatenate([top.winners for top in tops])
+            order = np.lexsort((self._places[rows], -scores))[:k]
+            found.append(kernels.Top(rows[order], scores[order], winners[order]))
+        return found
 
-    def _answers(self, rows: np.ndarray, scores: np.ndarray, winners: np.ndarray) -> list[Recommendation]:
+    def _answers(self, top: kernels.Top) -> list[Recommendation]:
         return [
             self._scored(row, score, winner)
-            for row, score, winner in zip(rows.tolist(), scores.tolist(), winners.tolist(), strict=True)
+            for row, score, winner in zip(top.items.tolist(), top.scores.tolist(), top.winners.tolist(), strict=True)
         ]
 
     def _row(self, item: Item) -> int:
@@ -633,13 +655,13 @@ class PersonaIndex:
     def _score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(self._segments) == 1:
             segment = self._segments[0]
-            return scoring.score_candidates(profile, rows, segment.vectors, segment.offsets, segment.polarity)
+            return kernels.score_candidates(profile, rows, segment.vectors, segment.offsets, segment.polarity)
         scores = np.full(len(rows), np.nan, np.float32)
         winners = np.full(len(rows), scoring.NO_PERSONA, np.int64)
         for segment in self._segments:
             own = np.flatnonzero((rows >= segment.first) & (rows < segment.rows.stop))
             if len(own):
-                scores[own], winners[own] = scoring.score_candidates(
+                scores[own], winners[own] = kernels.score_candidates(
                     profile, rows[own] - segment.first, segment.vectors, segment.offsets, segment.polarity
                 )
         return scores, winners

@@ -159,17 +159,6 @@ def taste_profiles(vectors: np.ndarray, weights: np.ndarray, tastes: int) -> np.
     return np.divide(profiles, norms, out=np.zeros_like(profiles), where=norms > 0).astype(np.float32)
 
 
-def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors (n, d) as codes, int8 (n, d), with scales, float32 (n,): vector = code * scale + rest. errors, float32 (n,): the
-    lengths of the rests, so that a cosine with a unit profile is off by no more (Cauchy and Schwarz)."""
-    wide = np.asarray(vectors, np.float32)
-    scales = np.abs(wide).max(axis=1, initial=0.0) / np.float32(127)
-    codes = np.rint(np.divide(wide, scales[:, None], out=np.zeros_like(wide), where=scales[:, None] > 0)).astype(
-        np.int8
-    )
-    return codes, scales, np.linalg.norm(wide - codes * scales[:, None], axis=1)
-
-
 def similarities(profile: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Cosines, float32 (n,), of a unit profile (d,) and unit vectors (n, d), in blocks that stay in the cache; with several
     profiles, (t, d), the largest of each vector's."""

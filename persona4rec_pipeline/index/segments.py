@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from persona4rec_pipeline.index import files, scoring
+from persona4rec_pipeline.index import files, kernels
 from persona4rec_pipeline.index.files import IndexCorrupt, SegmentCounts
 
 # What never changes once the segment is written; the rest, `popularity.npy` and `dead.npy`, is each generation's own.
@@ -250,6 +250,6 @@ def _write_codes(folder: Path, vectors: np.ndarray) -> None:
     errors = files.write_array(folder / "errors.npy", vectors.shape[:1], "float32")
     for begin in range(0, len(vectors), files.BATCH_ROWS):
         block = slice(begin, begin + files.BATCH_ROWS)
-        codes[block], scales[block], errors[block] = scoring.quantise(vectors[block])
+        codes[block], scales[block], errors[block] = kernels.quantise(vectors[block])
     for array in (codes, scales, errors):
         files.flush(array)
