@@ -515,6 +515,29 @@ def export_personas(
     out.print(f"{export(open_warehouse(load_settings()), file, catalog):,} personas are in {escape(str(file))}.")
 
 
+@app.command("export-index")
+def export_index(
+    folder: Annotated[Path, typer.Argument(help="Where to write to; personas, items and users, a Parquet file each.")],
+) -> None:
+    """Write the published index with its vectors as Parquet, for nearest-neighbour libraries and other tools."""
+    from persona4rec_pipeline.index.export import export_index as export
+
+    written = export(_index(load_settings()), folder)
+    for name, rows in written.items():
+        out.print(f"{rows:,} rows are in {escape(str(folder / name))}")
+
+
+@app.command("compact-index")
+def compact_index() -> None:
+    """Publish the index as one segment per catalogue, without what was replaced or removed; runs do so by themselves when it pays."""
+    from persona4rec_pipeline.index import compact_index as compact
+
+    effective = load_settings()
+    found = compact(effective.index_path, effective.index.keep_generations)
+    what = "Published" if found.published else "Nothing to compact in"
+    out.print(f"{what} generation {found.generation}.")
+
+
 @app.command()
 def quality(
     catalog: Annotated[str | None, typer.Option(help="Only this catalogue; default: all.")] = None,

@@ -78,19 +78,19 @@ class PersonaIndex:
         self.path = path
         self.manifest = manifest
         # Items are numbered through all segments, by catalogue; the rows of those that are dead are never answered with.
-        self._segments: list[Segment] = []
+        self.segments: list[Segment] = []
         for catalog in sorted(manifest.catalogs):
             for name, counts in manifest.catalogs[catalog].segments.items():
-                first = self._segments[-1].rows.stop if self._segments else 0
+                first = self.segments[-1].rows.stop if self.segments else 0
                 folder = files.segment_folder(path, catalog, name)
-                self._segments.append(open_segment(folder, catalog, first, counts, manifest.dimension))
-        self._ends = np.array([segment.rows.stop for segment in self._segments], np.int64)
-        self._dead = np.concatenate([np.empty(0, bool), *(segment.dead for segment in self._segments)])
+                self.segments.append(open_segment(folder, catalog, first, counts, manifest.dimension))
+        self._ends = np.array([segment.rows.stop for segment in self.segments], np.int64)
+        self._dead = np.concatenate([np.empty(0, bool), *(segment.dead for segment in self.segments)])
         self._rows: dict[tuple[str, str], int] = {}
         self._bare_rows: dict[str, int] = {}
         # All rows of an item_id that several catalogues share; kept for those alone.
         self._shared_rows: dict[str, list[int]] = {}
-        for segment in self._segments:
+        for segment in self.segments:
             dead = segment.dead.tolist()
             for local, item_id in enumerate(segment.items.column("item_id").to_pylist()):
                 if dead[local]:
@@ -101,12 +101,12 @@ class PersonaIndex:
                     self._shared_rows.setdefault(item_id, [self._bare_rows[item_id]]).append(row)
         promised = {name: shard.items for name, shard in manifest.catalogs.items()}
         alive_in = dict.fromkeys(promised, 0)
-        for segment in self._segments:
+        for segment in self.segments:
             alive_in[segment.catalog] += int((~segment.dead).sum())
         if alive_in != promised or len(self._rows) != sum(promised.values()):
             raise IndexCorrupt(f"Items of {path} are alive twice, or not counted. {files.MEND}")
         self._places = self._order_of_rows()
-        self._rows_are_ordered = len(self._segments) == len(manifest.catalogs)
+        self._rows_are_ordered = len(self.segments) == len(manifest.catalogs)
         self._scans = [
             kernels.Scan(
                 segment.vectors,
@@ -117,13 +117,13 @@ class PersonaIndex:
                 segment.errors,
                 threads,
             )
-            for segment in self._segments
+            for segment in self.segments
         ]
-        popularity = np.concatenate([np.empty(0, np.int64), *(segment.popularity for segment in self._segments)])
+        popularity = np.concatenate([np.empty(0, np.int64), *(segment.popularity for segment in self.segments)])
         alive = np.flatnonzero(~self._dead)
         self._by_popularity = alive[np.lexsort((self._places[alive], -popularity[alive]))]
-        self._people = People(path, manifest, self._segments)
-        self._filter = ItemFilter(self._segments, self._all_rows)
+        self._people = People(path, manifest, self.segments)
+        self._filter = ItemFilter(self.segments, self._all_rows)
 
     @classmethod
     def open(
@@ -491,7 +491,7 @@ class PersonaIndex:
     def persona_map(self, limit: int = 2_000) -> PersonaMap:
         """The personas, or a sample of `limit` of them, in two dimensions; the same ones for as long as the index is open."""
         if limit not in self._maps:
-            self._maps = {limit: draw_map(self._segments, limit)}
+            self._maps = {limit: draw_map(self.segments, limit)}
         return self._maps[limit]
 
     # Inside.
@@ -504,7 +504,7 @@ class PersonaIndex:
     def _titles(self) -> list[tuple[int, str]]:
         """(row, casefolded title and id) of every item, the most popular first."""
         found: dict[int, str] = {}
-        for segment in self._segments:
+        for segment in self.segments:
             columns = (segment.items.column(name).to_pylist() for name in ("title", "item_id"))
             for row, (title, item_id) in enumerate(zip(*columns, strict=True), start=segment.first):
                 found[row] = f"{title}\n{item_id}".casefold()
@@ -513,10 +513,10 @@ class PersonaIndex:
     def _order_of_rows(self) -> np.ndarray:
         """Place, int64 (rows,), of each row in the order of catalogue and item_id, by which ties fall."""
         places = np.arange(len(self._dead))
-        if len(self._segments) > len(self.manifest.catalogs):
+        if len(self.segments) > len(self.manifest.catalogs):
             names = [
                 (segment.catalog, item_id.encode())
-                for segment in self._segments
+                for segment in self.segments
                 for item_id in segment.items.column("item_id").to_pylist()
             ]
             places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
@@ -563,13 +563,11 @@ class PersonaIndex:
         # Ties fall by catalogue and item_id, which is the order of the rows within a segment alone.
         parts = [
             kernels.top_many_of([scan], profiles, k, barred[segment.rows])
-            for scan, segment in zip(self._scans, self._segments, strict=True)
+            for scan, segment in zip(self._scans, self.segments, strict=True)
         ]
         found = []
         for tops in zip(*parts, strict=True):
-            rows = np.concatenate(
-                [top.items + segment.first for top, segment in zip(tops, self._segments, strict=True)]
-            )
+            rows = np.concatenate([top.items + segment.first for top, segment in zip(tops, self.segments, strict=True)])
             scores = np.concatenate([top.scores for top in tops])
             winners = np.concatenate([top.winners for top in tops])
             order = np.lexsort((self._places[rows], -scores))[:k]
@@ -600,9 +598,9 @@ class PersonaIndex:
         return row
 
     def _locate(self, row: int) -> tuple[Segment, int]:
-        if len(self._segments) == 1:
-            return self._segments[0], row
-        segment = self._segments[int(np.searchsorted(self._ends, row, side="right"))]
+        if len(self.segments) == 1:
+            return self.segments[0], row
+        segment = self.segments[int(np.searchsorted(self._ends, row, side="right"))]
         return segment, row - segment.first
 
     def _title(self, row: int) -> str:
@@ -653,12 +651,12 @@ class PersonaIndex:
         return profile
 
     def _score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if len(self._segments) == 1:
-            segment = self._segments[0]
+        if len(self.segments) == 1:
+            segment = self.segments[0]
             return kernels.score_candidates(profile, rows, segment.vectors, segment.offsets, segment.polarity)
         scores = np.full(len(rows), np.nan, np.float32)
         winners = np.full(len(rows), scoring.NO_PERSONA, np.int64)
-        for segment in self._segments:
+        for segment in self.segments:
             own = np.flatnonzero((rows >= segment.first) & (rows < segment.rows.stop))
             if len(own):
                 scores[own], winners[own] = kernels.score_candidates(
