@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -46,8 +47,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for reading; waits for a writer to finish, lets other readers in. Writing raises."""
-        if not self.path.exists():
-            self._create()
+        self._bring_up_to_date()
         with self._lock(fcntl.LOCK_SH), self._connect(read_only=True) as connection:
             yield connection
 
@@ -134,6 +134,19 @@ class Database:
                 connection.execute("DETACH compacted; DETACH stored")
             aside.replace(self.path)
 
+    def _bring_up_to_date(self) -> None:
+        """Make the file, or what an earlier version's file lacks: a reader cannot, and may be the first to come."""
+        if not self.path.exists():
+            self._create()
+        known = (self.path, self.path.stat().st_ino, self.schema)
+        if known in _UP_TO_DATE:
+            return
+        with self._lock(fcntl.LOCK_SH), self._connect(read_only=True) as connection:
+            is_complete = _columns(connection) >= _declared(self.schema)
+        if not is_complete:
+            self._create()
+        _UP_TO_DATE.add(known)
+
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock(fcntl.LOCK_EX), self._connect(read_only=False):
@@ -181,6 +194,25 @@ class Database:
             yield
         finally:
             os.close(descriptor)
+
+
+# Files whose tables were found to be as declared, in this process: path, inode, declaration.
+_UP_TO_DATE: set[tuple[Path, int, str]] = set()
+
+
+@cache
+def _declared(schema: str) -> frozenset[tuple[str, str]]:
+    """(table, column) of everything that a schema declares."""
+    with duckdb.connect(":memory:") as connection:
+        connection.execute(schema)
+        return _columns(connection)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> frozenset[tuple[str, str]]:
+    found = connection.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = current_database() AND NOT internal"
+    ).fetchall()
+    return frozenset((str(table), str(column)) for table, column in found)
 
 
 def _drop_redeclared(connection: duckdb.DuckDBPyConnection) -> None:

@@ -80,6 +80,16 @@ def test_a_table_of_an_earlier_declaration_is_replaced_once(tmp_path):
             pass
 
 
+def test_a_reader_of_an_earlier_versions_file_finds_the_tables_and_columns_that_came_since(tmp_path):
+    path = open_warehouse(load_settings({}, home=tmp_path)).path
+    path.parent.mkdir(parents=True)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE catalogs (catalog VARCHAR PRIMARY KEY)")
+    warehouse = open_warehouse(load_settings({}, home=tmp_path))
+    assert warehouse.rows("SELECT count(*) FROM item_vectors") == [(0,)]
+    assert warehouse.rows("SELECT arrival FROM catalogs") == []
+
+
 def test_a_reader_cannot_write(warehouse):
     with warehouse.read() as connection, pytest.raises(duckdb.InvalidInputException):
         connection.execute("DELETE FROM splits")
