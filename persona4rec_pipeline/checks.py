@@ -16,7 +16,6 @@ from persona4rec_pipeline.automation import CATALOGS
 from persona4rec_pipeline.embedding import fingerprint
 from persona4rec_pipeline.index import PersonaIndex
 from persona4rec_pipeline.index.build import POSITIVE_TRAIN, UNIT_TOLERANCE, unfinished_catalogs
-from persona4rec_pipeline.index.files import ITEMS, read_table, shard_folder
 from persona4rec_pipeline.inventory import take_inventory
 from persona4rec_pipeline.presentation import markdown_table
 from persona4rec_pipeline.settings import Settings
@@ -324,9 +323,7 @@ def index_equals_the_warehouse(
     popularity = warehouse.rows(
         f"SELECT count(*) FROM ({POSITIVE_TRAIN}) WHERE catalog IN (SELECT DISTINCT catalog FROM personas)"
     )[0][0]
-    shards = [shard_folder(index.path, name) for name in published]
-    tables = [read_table(shard / "items.parquet", ITEMS) for shard in shards]
-    counted = sum(sum(table["train_popularity"].to_pylist()) for table in tables)
+    counted = sum(int(segment.popularity[~segment.dead].sum()) for segment in index.segments)
     differing = [
         (name, *published.get(name, (0, 0)), *counts)
         for name, counts in stored.items()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 
 from persona4rec_pipeline.alignment import assets as alignment
@@ -105,10 +105,10 @@ class House:
         for (table,) in (ledger := open_ledger_database(self.settings)).rows("SELECT table_name FROM duckdb_tables()"):
             if ledger.rows(f"SELECT 1 FROM {table} AS made WHERE contains(made::VARCHAR, '{WORD}') LIMIT 1"):
                 found.add(f"ledger {table}")
-        for path in self.settings.index_path.rglob("*.parquet"):
-            rows = pq.read_table(path).to_pylist()
+        for path in self.settings.index_path.rglob("*.arrow"):
+            rows = json.dumps(pa.ipc.open_file(path).read_all().to_pylist(), default=str)
             # What an item is called is known without any review of it.
-            if WORD in json.dumps(rows) or (path.name == "seen.parquet" and ITEM in json.dumps(rows)):
+            if WORD in rows or (path.name in ("seen.arrow", "histories.arrow") and ITEM in rows):
                 found.add(f"index {path.name}")
         for folder in ("mlflow", "reports", "evaluation", "index"):
             found |= {f"{folder}/{name}" for name in files_that_hold(self.settings.home / folder, WORD)}
@@ -156,6 +156,8 @@ def test_nothing_that_is_held_out_is_in_anything_that_is_made(house):
     ):
         assert warehouse.rows(f"SELECT count(*) FROM {table}")[0][0] > 0
     assert warehouse.rows(f"SELECT count(*) FROM reviews WHERE contains(text, '{WORD}')")[0][0] > 50
+    searched = {path.name for path in house.settings.index_path.rglob("*.arrow")}
+    assert searched == {"items.arrow", "personas.arrow", "users.arrow", "histories.arrow", "seen.arrow"}
     assert warehouse.rows(f"SELECT count(*) FROM splits JOIN reviews USING (catalog, review_id) WHERE split = 'train' "
                           f"AND contains(text, '{WORD}')") == [(0,)]  # fmt: skip
     assert house.places() == set()

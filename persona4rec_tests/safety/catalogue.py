@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from persona4rec_pipeline.catalogs import add_catalog
 from persona4rec_pipeline.generation.scrub import find_personal_data
@@ -113,8 +113,8 @@ def problems_of_the_index(settings: Settings) -> list[str]:
     texts = []
     for path in sorted(current_generation(settings.index_path).rglob("*")):
         texts.append((path.name, path.name))
-        if path.suffix == ".parquet":
-            texts += [(path.name, text) for text in _strings(pq.read_table(path).to_pylist())]
+        if path.suffix == ".arrow":
+            texts += [(path.name, text) for text in _strings(pa.ipc.open_file(path).read_all().to_pylist())]
         elif path.suffix == ".json":
             texts += [(path.name, text) for text in _strings(json.loads(path.read_text(encoding="utf-8")))]
     assert len(texts) > 100
