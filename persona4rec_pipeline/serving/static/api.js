@@ -19,16 +19,26 @@ export class Problem extends Error {
 export const isGone = (error) => error?.name === "AbortError";
 
 let asking = null;
+let keyGiven = () => {};
+
+/** Calls `listener` when a key was given that opened the door. */
+export function onKey(listener) {
+  keyGiven = listener;
+}
 
 /**
  * The JSON of an answer. A 401 asks the person for a key and tries again; the key is kept for this tab alone.
  * Throws Problem, or AbortError when `signal` says so.
  */
 export async function ask(path, { body, signal } = {}) {
+  let isNew = false;
   for (;;) {
     const key = sessionStorage.getItem(KEY);
     const response = await request(path, body, key, signal);
-    if (response.ok) return response.json();
+    if (response.ok) {
+      if (isNew) keyGiven();
+      return response.json();
+    }
     const problem = await asProblem(response);
     if (response.status !== 401) throw problem;
     // Another request may have been given a new key in the meantime.
@@ -37,6 +47,7 @@ export async function ask(path, { body, signal } = {}) {
       asking = null;
     });
     if (!(await asking)) throw problem;
+    isNew = true;
     signal?.throwIfAborted();
   }
 }
@@ -135,7 +146,11 @@ export const asked = (item) => (item.catalog ? { catalog: item.catalog, item_id:
 
 const sessionOf = (liked) => (liked.length ? { session: liked.map(asked) } : {});
 
-export const health = (options) => ask("healthz", options);
+/** What is served: told in full only to those with a key, where one is required; null when nothing is known. */
+export async function readiness() {
+  const response = await request("readyz", undefined, sessionStorage.getItem(KEY)).catch(() => null);
+  return response?.ok ? response.json() : null;
+}
 
 export const users = async (prefix, limit, options) =>
   (await ask(`v1/users?prefix=${part(prefix)}&limit=${limit}`, options)).users;
@@ -177,8 +192,12 @@ export const personas = (item, options) => ask(`v1/items/${part(item.item_id)}/p
 
 export const similar = async (item, k, options) => {
   const answer = await ask(`v1/items/${part(item.item_id)}/similar${where(item)}${where(item) ? "&" : "?"}k=${k}`, options);
-  return answer.similar ?? answer.items ?? answer.recommendations ?? [];
+  return answer.similar;
 };
 
-export const personaMap = (userId, limit, options) =>
-  ask(`v1/map?limit=${limit}${userId ? `&user_id=${part(userId)}` : ""}`, options);
+/** {points, total, user}: personas, how many there are, and where the user stands (null: nowhere). */
+export const personaMap = async (userId, limit, options) => {
+  const answer = await ask(`v1/map?limit=${limit}${userId ? `&user_id=${part(userId)}` : ""}`, options);
+  const { points, total } = Array.isArray(answer.points) ? answer : answer.points;
+  return { points, total: total ?? points.length, user: answer.user ?? null };
+};

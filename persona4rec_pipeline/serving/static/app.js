@@ -23,17 +23,17 @@ let current = null;
 let leave = new AbortController();
 let catalogs = [];
 
-const health = api
-  .health()
-  .then((found) => {
+/** What is served. Asked again while it is told in part, as it is to those who have not given their key yet. */
+async function readiness() {
+  const found = await api.readiness();
+  if (found?.generation !== undefined) {
     catalogs = Object.keys(found.catalogs ?? {});
     // Where there is only one, its name on every item tells nobody anything.
     document.body.classList.toggle("one-catalog", catalogs.length === 1);
-    const generation = typeof found.generation === "number" ? `Generation ${found.generation.toLocaleString("en")}` : "";
-    document.getElementById("generation").textContent = [generation, found.published_at ? `published ${day(found.published_at)}` : ""].filter(Boolean).join(", ");
-    return found;
-  })
-  .catch(() => null);
+    document.getElementById("generation").textContent = [`Generation ${found.generation.toLocaleString("en")}`, found.published_at ? `published ${day(found.published_at)}` : ""].filter(Boolean).join(", ");
+  }
+  return found;
+}
 
 // How far down a page was is kept with its entry for the back button. Its content comes later than it is shown, so the place is
 // taken as soon as there is enough of it.
@@ -60,7 +60,7 @@ function show() {
   leave.abort();
   leave = new AbortController();
   if (titles.size > TITLES_KEPT) titles.clear();
-  const context = { signal: leave.signal, titles, health, catalogs: () => catalogs };
+  const context = { signal: leave.signal, titles, readiness, catalogs: () => catalogs };
   current = VIEWS[route.view]?.(route, context) ?? nowhere();
   replace(main, current.element);
   for (const link of document.querySelectorAll(".top-nav a")) {
@@ -130,3 +130,5 @@ document.getElementById("skip").addEventListener("click", (event) => {
 
 addEventListener("hashchange", show);
 show();
+readiness();
+api.onKey(readiness);

@@ -106,19 +106,22 @@ function bar(persona, isWinner) {
   return h("span", { class: `bar ${persona.polarity}${isWinner ? " winner" : ""}`, "aria-hidden": "true", vars: { "--share": share } });
 }
 
+// Of the numbers as they are shown: their difference is one that a reader can follow.
+const between = (one, other) => (Math.round(one.score * 100) - Math.round(other.score * 100)) / 100;
+
 /** The comparison in a sentence. */
 export function verdict({ winner, runner_up: second, nearest_critical: against }) {
   if (!winner) return against ? "Only critical personas: it is recommended to nobody." : "No persona speaks for this item.";
   const sentences = [];
   if (!second) sentences.push("The only persona that speaks for it.");
   else {
-    const gap = winner.score - second.score;
+    const gap = between(winner, second);
     if (gap < 0.02) sentences.push(`A close call: the runner-up is ${score(gap)} behind.`);
     else if (gap < 0.08) sentences.push(`Ahead of the runner-up by ${score(gap)}.`);
     else sentences.push(`Clearly ahead of the runner-up, by ${score(gap)}.`);
   }
   if (against) {
-    const gap = winner.score - against.score;
+    const gap = between(winner, against);
     sentences.push(gap < 0 ? `Its critics are nearer still, by ${score(-gap)}.` : `Its critics are farther away, by ${score(gap)}.`);
   }
   return sentences.join(" ");

@@ -65,9 +65,9 @@ export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString(
 /** A cosine as people read it: two digits. */
 export const score = (value) => (typeof value === "number" ? value.toFixed(2) : "–");
 
-/** A day in words; nothing for what is no time. */
+/** A day in words, of a time that is UTC if it does not say; nothing for what is no time. */
 export function day(text) {
-  const time = new Date(text);
+  const time = new Date(/T[\d:.]+$/.test(text) ? `${text}Z` : text);
   if (!text || Number.isNaN(time.getTime())) return "";
   return new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" }).format(time);
 }

@@ -103,8 +103,7 @@ export function mapView(route, { signal }) {
 
   /** Positions in the drawing's units; both axes on one scale, as the distances are what counts. */
   function place(found, winners) {
-    const own = found.user ?? found.you ?? null;
-    mine = Array.isArray(own) ? { x: own[0], y: own[1] } : own;
+    mine = found.user;
     const all = mine ? [...found.points, mine] : found.points;
     const xs = all.map((point) => point.x);
     const ys = all.map((point) => point.y);
@@ -322,10 +321,9 @@ export function mapView(route, { signal }) {
   }
 
   function showLead(found) {
-    const total = found.total ?? points.length;
     replace(
       lead,
-      points.length < total ? `${points.length.toLocaleString("en")} of ${plural(total, "persona")}, evenly taken. ` : "",
+      points.length < found.total ? `${points.length.toLocaleString("en")} of ${plural(found.total, "persona")}, evenly taken. ` : "",
       "Personas that say similar things lie near each other, whatever their item. The two directions have no meaning of their own: they are those in which the personas differ most.",
       user && !mine ? " This user has no profile, and so no place here." : "",
       user ? [" ", h("a", { href: toMap() }, "Without the user"), "."] : "",
