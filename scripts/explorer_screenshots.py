@@ -4,7 +4,7 @@
     python scripts/explorer_screenshots.py --url http://127.0.0.1:8080
 
 It needs Chromium (apt-get install -y chromium), and looks like the pictures that are there with the fonts that the page asks
-for first and Debian has: apt-get install -y fonts-inter fonts-urw-base35. Each picture becomes a PNG of at most 128 colours.
+for first and Debian has: apt-get install -y fonts-inter fonts-urw-base35. Each picture becomes a PNG with a palette.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,7 +26,11 @@ IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 780}
-COLOURS = 128
+COLOURS = 256
+# From the user to a persona near by.
+WALK = ("ArrowRight", "ArrowUp")
+# The item of the what-if stands so far down in the user's list.
+UNEXPECTED = 30
 # What a phone's screens are parted by, in pixels, and the ground behind them.
 GAP, GROUND = 24, "#8f92a1"
 
@@ -35,7 +40,12 @@ def _part(text: str) -> str:
 
 
 def _shot(
-    browser: Browser, address: str, scheme: str, size: dict[str, int], scroll_to: str | None = None
+    browser: Browser,
+    address: str,
+    scheme: str,
+    size: dict[str, int],
+    scroll_to: str | None = None,
+    press: tuple[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", device_scale_factor=1)
     page = context.new_page()
@@ -44,6 +54,10 @@ def _shot(
     if scroll_to is not None:
         page.locator(scroll_to).first.evaluate("(one) => scrollTo(0, one.getBoundingClientRect().top + scrollY - 90)")
     _settle(page)
+    if press is not None:
+        for key in press[1]:
+            page.locator(press[0]).press(key)
+        _settle(page)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     context.close()
     return picture
@@ -79,14 +93,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="where the service answers")
     parser.add_argument("--user", help="whose list is shown; default: the first user with a profile")
-    parser.add_argument("--liked", help="catalogue/item of the what-if; default: the item at place 8 of their list")
+    parser.add_argument("--liked", help="catalogue/item of the what-if; default: an item from further down their list")
     given = parser.parse_args()
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         print("Chromium is missing: apt-get install -y chromium", file=sys.stderr)
         return 1
     user = given.user or httpx.get(f"{given.url}/v1/users", params={"limit": 1}).json()["users"][0]
-    listed = httpx.get(f"{given.url}/v1/users/{_part(user)}/recommendations", params={"k": 8}).json()["recommendations"]
+    listed = httpx.get(f"{given.url}/v1/users/{_part(user)}/recommendations", params={"k": UNEXPECTED}).json()["recommendations"]
     best = listed[0]
     liked = given.liked or f"{_part(listed[-1]['catalog'])}/{_part(listed[-1]['item_id'])}"
     home = f"{given.url}/#/"
@@ -99,7 +113,7 @@ def main() -> int:
         _keep("what-if", _shot(browser, f"{of_user}?liked={_part(liked)}", "light", DESK))
         _keep("blend", _shot(browser, f"{of_user}/reorder", "dark", DESK))
         _keep("item", _shot(browser, of_item, "light", DESK))
-        _keep("map", _shot(browser, f"{home}map?user={_part(user)}", "dark", DESK, ".view-head"))
+        _keep("map", _shot(browser, f"{home}map?user={_part(user)}", "dark", DESK, ".view-head", (".map-surface", WALK)))
         phones = [
             _shot(browser, home, "light", PHONE),
             _shot(browser, of_user, "dark", PHONE, ".cards"),
