@@ -97,15 +97,18 @@ def is_plain(question: Question, tastes: int, queued: Queued | None) -> bool:
     )
 
 
-def draft(index: PersonaIndex, question: Question, tastes: int = 1, queued: Queued | None = None) -> Draft:
+def draft(
+    index: PersonaIndex, question: Question, tastes: int = 1, queued: Queued | None = None, lenient: bool = False
+) -> Draft:
     """What the question rests on; `Draft.unread` is not empty where an encoder is needed.
 
-    Raises HistoryError, naming the entry, for a history that cannot be used.
+    `lenient` leaves items of the history that the index does not know out, and names them, as it is always done with those of
+    the session. Raises HistoryError, naming the entry, for a history that cannot be used.
     """
     now = time.time() / SECONDS_PER_DAY
     found = Draft(question.user_id, tastes)
     if question.history is not None:
-        _add_history(index, question.history, now, found)
+        _add_history(index, question.history, now, found, lenient)
     elif question.user_id is not None:
         _add_stored(index, question.user_id, queued, found)
     else:
@@ -116,18 +119,20 @@ def draft(index: PersonaIndex, question: Question, tastes: int = 1, queued: Queu
 
 
 def texts_of(drafted: Draft, settings: Settings) -> list[str]:
-    """The texts that wait for an encoder, in the order of `Draft.unread`. Imports what reads reviews, so not for an event loop."""
-    texts = []
-    for title, summary, review in drafted.unread.values():
-        said: dict[str, str | None] = {}
-        if review:
-            from persona4rec_pipeline.personas.aspects import extract_aspects
-            from persona4rec_pipeline.personas.domains import get_domain
+    """The texts that wait for an encoder, in the order of `Draft.unread`; slow as `text_of` is."""
+    return [text_of(title, summary, review, settings) for title, summary, review in drafted.unread.values()]
 
-            slots = extract_aspects(review, get_domain(settings.personas.domain)).slots
-            said = {name: slot.value if slot else None for name, slot in slots.items()}
-        texts.append(interaction_text(title, summary, said))
-    return texts
+
+def text_of(title: str, summary: str, review: str, settings: Settings) -> str:
+    """One interaction as the encoder reads it; imports what reads reviews, so not for an event loop."""
+    said: dict[str, str | None] = {}
+    if review.strip():
+        from persona4rec_pipeline.personas.aspects import extract_aspects
+        from persona4rec_pipeline.personas.domains import get_domain
+
+        slots = extract_aspects(review, get_domain(settings.personas.domain)).slots
+        said = {name: slot.value if slot else None for name, slot in slots.items()}
+    return interaction_text(title, summary, said)
 
 
 def who(index: PersonaIndex, drafted: Draft, encoded: np.ndarray | None = None) -> Who:
@@ -157,9 +162,15 @@ def who(index: PersonaIndex, drafted: Draft, encoded: np.ndarray | None = None) 
     )
 
 
-def _add_history(index: PersonaIndex, history: Sequence[str | PastItem], now: float, found: Draft) -> None:
-    counted = history[: index.manifest.max_history]
-    entries = [PastItem(item_id=entry) if isinstance(entry, str) else entry for entry in counted]
+def _add_history(
+    index: PersonaIndex, history: Sequence[str | PastItem], now: float, found: Draft, lenient: bool
+) -> None:
+    entries = [PastItem(item_id=entry) if isinstance(entry, str) else entry for entry in history]
+    if lenient:
+        known = [entry for entry in entries if entry.title or _knows(index, entry)]
+        found.ignored = tuple(_item_of(entry) for entry in entries if entry not in known and entry.item_id)
+        entries = known
+    entries = entries[: index.manifest.max_history]
     found.days = _days(entries, now)
     seen: list[Item] = []
     for place, entry in enumerate(entries, start=1):
@@ -169,7 +180,7 @@ def _add_history(index: PersonaIndex, history: Sequence[str | PastItem], now: fl
         if text is not None:
             found.unread[len(found.vectors)] = text
         found.vectors.append(vector)
-    found.interactions = len(history)
+    found.interactions = len(history) - len(found.ignored)
     found.fallback = None if entries else NO_PROFILE
     found.seen = tuple(seen)
 
@@ -180,7 +191,7 @@ def _entry(
     """The vector, or else the title, summary and review to encode; and the item, where the index knows it."""
     title, summary, review = entry.title, entry.summary, entry.review or ""
     if entry.item_id is not None:
-        item: Item = entry.item_id if entry.catalog is None else (entry.catalog, entry.item_id)
+        item = _item_of(entry)
         try:
             if not (title or summary or review.strip()):
                 return index.item_vector(item), item, None
@@ -192,6 +203,21 @@ def _entry(
     if not title:
         raise HistoryError(f"History entry {place} has neither item_id nor title.")
     return None, None, (title, summary or "", review)
+
+
+def _item_of(entry: PastItem) -> Item:
+    item_id = str(entry.item_id)
+    return item_id if entry.catalog is None else (entry.catalog, item_id)
+
+
+def _knows(index: PersonaIndex, entry: PastItem) -> bool:
+    if entry.item_id is None:
+        return False
+    try:
+        index.item_vector(_item_of(entry))
+    except UnknownItem:
+        return False
+    return True
 
 
 def _days(entries: Sequence[PastItem], now: float) -> list[float] | None:
@@ -237,7 +263,7 @@ def _add_session(index: PersonaIndex, session: Sequence[Item], now: float, found
             vectors.append(index.item_vector(item))
         except UnknownItem:
             ignored.append(item)
-    found.ignored = tuple(ignored)
+    found.ignored += tuple(ignored)
     found.seen += tuple(item for item in session if item not in ignored)
     if not vectors:
         return

@@ -45,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Post:
-    """One POST route: what its body is, who answers it, and what is said of it in the OpenAPI document."""
+    """One POST route: what its body is, who answers it, and what is said of it in the OpenAPI document.
+
+    described_as: the template under which several paths are described as one, with its `parameters`.
+    """
 
     path: str
     record: type[msgspec.Struct]
@@ -56,6 +59,8 @@ class Post:
     status: int = 200
     tag: str = "ranking"
     problems: tuple[int, ...] = (422, 503)
+    described_as: str | None = None
+    parameters: tuple[dict[str, Any], ...] = ()
 
 
 class Front:
@@ -91,6 +96,7 @@ class Front:
             else:
                 post, decoder = found
                 call.route = post.path
+                call.query = scope["query_string"]
                 body = read_body(decoder, await read_all(receive, self._max_body, self._body_timeout_s))
                 await _send(send, call, post.status, _JSON_HEADERS, await post.handler(service, body, call))
         except CallerGone:

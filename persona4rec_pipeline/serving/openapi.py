@@ -200,6 +200,14 @@ class Map(Struct):
     points: list[Point]
 
 
+class Taken(Struct):
+    """An interaction that is queued; `known_item`: whether the index knows its item yet."""
+
+    id: int
+    queued: bool
+    known_item: bool
+
+
 class Health(Struct):
     """It lives."""
 
@@ -240,7 +248,7 @@ class ProblemDocument(Struct):
 
 
 ANSWERS: list[type[Struct]] = [
-    Reranked, Recommended, Explained, ItemPersonas, Similar, Users, Items, UserHistory, Map, Health, Readiness,
+    Reranked, Recommended, Explained, ItemPersonas, Similar, Users, Items, UserHistory, Map, Taken, Health, Readiness,
     ProblemDocument,
 ]  # fmt: skip
 
@@ -264,11 +272,12 @@ def describe(app: FastAPI, posts: Sequence[Post], extra: Sequence[type[Struct]] 
     for post in posts:
         examples = {name: {"value": value} for name, value in post.examples.items()}
         reference = {"$ref": REFERENCE.format(name=post.record.__name__)}
-        document["paths"].setdefault(post.path, {})["post"] = {
+        document["paths"].setdefault(post.described_as or post.path, {})["post"] = {
             "tags": [post.tag],
             "summary": post.summary,
             "description": (post.handler.__doc__ or "").strip(),
-            "operationId": post.handler.__name__,
+            "operationId": f"{post.handler.__name__}_{post.path.strip('/').replace('/', '_')}",
+            "parameters": list(post.parameters),
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": reference, "examples": examples}},

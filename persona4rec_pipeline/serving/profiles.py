@@ -14,13 +14,20 @@ from persona4rec_pipeline.serving.problems import Problem
 from persona4rec_pipeline.serving.state import Arm, Service
 
 
-async def who_asks(service: Service, arm: Arm, question: Question) -> Who:
-    """Who is asking. Raises HistoryError for a history that cannot be used, Problem (503) while no encoder can be had."""
-    index = arm.served.index
+async def who_asks(service: Service, arm: Arm, question: Question, lenient: bool = False) -> Who:
+    """Who is asking; `lenient` as for `draft`. Raises HistoryError for a history that cannot be used, Problem (503) while no
+    encoder can be had."""
+    index, user_id = arm.served.index, question.user_id
     tastes = question.tastes or arm.tastes
-    if is_plain(question, tastes, None):
-        return known_user(index, str(question.user_id))
-    drafted = draft(index, question, tastes)
+    queued = None
+    if user_id is not None and question.history is None:
+        if service.shares_queue and service.overlay.has_changed():
+            # Another worker may have queued something of this very user.
+            await service.in_thread(service.refresh_overlay)
+        queued = service.overlay.of(user_id, index)
+    if is_plain(question, tastes, queued):
+        return known_user(index, str(user_id))
+    drafted = draft(index, question, tastes, queued, lenient)
     if not drafted.unread:
         return who(index, drafted)
     try:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from persona4rec_pipeline.serving.answers import to_json
 from persona4rec_pipeline.serving.bodies import MAX_ID_CHARACTERS, MAX_K, FilterBody, RecommendBody
+from persona4rec_pipeline.serving.dropin import unknown_model
 from persona4rec_pipeline.serving.limits import too_busy
 from persona4rec_pipeline.serving.metrics import CONTENT_TYPE
 from persona4rec_pipeline.serving.openapi import answer_of
@@ -76,7 +77,7 @@ def read_routes(service: Service) -> APIRouter:
     )
     async def history(user_id: UserId) -> Response:
         index = service.current.get().index
-        past = [one.to_dict() for one in index.history_of(user_id)]
+        past = service.overlay.history_of(user_id, index) + [one.to_dict() for one in index.history_of(user_id)]
         return _json(
             to_json(
                 {
@@ -147,6 +148,10 @@ def read_routes(service: Service) -> APIRouter:
             x, y = drawn.point(profile)
             place = {"user_id": user_id, "x": x, "y": y}
         return _json(to_json({"generation": index.generation, "user": place, "points": drawn.to_dict()}))
+
+    @router.post("/rank/{model}", include_in_schema=False)
+    async def no_such_model(model: str) -> Response:
+        raise unknown_model(model)
 
     @router.get("/healthz", tags=["operation"], summary="Whether the service lives", responses=answer_of("Health"))
     async def health() -> Response:

@@ -18,6 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from persona4rec_pipeline import __version__
+from persona4rec_pipeline.serving.dropin import DROPINS, SHAPES
+from persona4rec_pipeline.serving.feedback import FEEDBACK
 from persona4rec_pipeline.serving.front import Front
 from persona4rec_pipeline.serving.openapi import describe
 from persona4rec_pipeline.serving.posts import POSTS
@@ -50,14 +52,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.include_router(read_routes(service))
-    posts = [*POSTS]
+    posts = [*POSTS, *FEEDBACK, *DROPINS]
     app.add_middleware(Front, service=service, posts=posts)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = describe(app, posts)
+            app.openapi_schema = describe(app, posts, SHAPES)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from persona4rec_pipeline.serving.encoding import BackgroundEncoder
 from persona4rec_pipeline.serving.experiment import TREATMENT, variant_of
 from persona4rec_pipeline.serving.limits import TokenBuckets
 from persona4rec_pipeline.serving.metrics import Metrics
+from persona4rec_pipeline.serving.overlay import QueueUnusable, open_overlay
 from persona4rec_pipeline.serving.security import ApiKeys, KeyProblem, hashed_user, is_loopback, log_key
 from persona4rec_pipeline.settings import Settings
 
@@ -42,10 +43,11 @@ class Arm:
 class Call:
     """One request, from its first byte to its line in the log."""
 
-    __slots__ = ("key_name", "route", "status", "user", "variant")
+    __slots__ = ("key_name", "query", "route", "status", "user", "variant")
 
     def __init__(self) -> None:
         self.route = ""
+        self.query = b""
         self.status = 0
         self.key_name: str | None = None
         self.variant: str | None = None
@@ -75,6 +77,8 @@ class Service:
         self.buckets = None if serving.requests_per_s is None else TokenBuckets(serving.requests_per_s, serving.burst)
         self.log = AccessLog(serving.access_log_per_s) if serving.access_log else None
         self.encoder = BackgroundEncoder(settings)
+        self.overlay = open_overlay(settings, self.encoder)
+        self.shares_queue = serving.workers > 1
         self.in_progress = 0
         self._log_key = log_key(self.folder) if self.experiment is not None else b""
         self._pool = ThreadPoolExecutor(serving.threads, thread_name_prefix="persona4rec-answer")
@@ -92,6 +96,7 @@ class Service:
         """End the threads; what was collected for the log is written."""
         self._watcher.stop()
         self.encoder.stop()
+        self.overlay.queue.close()
         self._pool.shutdown(cancel_futures=True)
         if self.log is not None:
             self.log.stop()
@@ -105,7 +110,23 @@ class Service:
             self.keys.refresh()
         except KeyProblem as problem:
             logger.error("%s", problem)
+        self.refresh_overlay()
+        served = self.current.served
+        if served is not None:
+            self.overlay.encode(served.index)
         self.tell_metrics()
+
+    def refresh_overlay(self) -> None:
+        """Take in what others queued. A queue that cannot be read is logged, and what was read before goes on counting."""
+        served = [one for one in (self.current.served, self.treatment and self.treatment.served) if one]
+        if not served:
+            return
+        through = [one.index.manifest.interactions_through for one in served]
+        oldest = {name: min(ids.get(name, 0) for ids in through) for name in through[0]}
+        try:
+            self.overlay.refresh(oldest)
+        except QueueUnusable as problem:
+            logger.error("%s", problem)
 
     def tell_metrics(self) -> None:
         """Bring the figures that are states, and not events, up to date."""
@@ -113,6 +134,7 @@ class Service:
         if served is not None:
             metrics.generation.set(served.index.generation)
             metrics.oldest_generation.set(served.index.generation)
+            metrics.queue_depth.set(self.overlay.depth(served.index))
             metrics.age.set((datetime.now(UTC) - served.published_at).total_seconds())
         metrics.set_encoder_state(self.encoder.state)
         metrics.encoding.set(self.encoder.waiting)
