@@ -76,4 +76,7 @@ def show(what: str, answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except httpx.ConnectError as error:
+        raise SystemExit(f"No server answers at {error.request.url}; start one with `make serve`.") from error
