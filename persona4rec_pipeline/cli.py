@@ -604,7 +604,7 @@ def serve(
     effective = load_settings()
     _index(effective)
     uvicorn.run(
-        create_app(effective.index_path),
+        create_app(effective),
         host=host or effective.serving.host,
         port=port or effective.serving.port,
         log_level="warning",
@@ -721,22 +721,19 @@ def _read_candidates(path: Path) -> tuple[list[str], list[float] | None]:
 
 def _profile(effective: Settings, index: PersonaIndex, history: Path) -> tuple[Any, int]:
     """The profile of a history file, float32 (d,), and how many liked items it names."""
-    from persona4rec_pipeline.embedding import Encoder
-    from persona4rec_pipeline.serving.history import parse_history, profile_from_history
+    from persona4rec_pipeline.serving.ask import draft, texts_of, who
+    from persona4rec_pipeline.serving.bodies import Question
+    from persona4rec_pipeline.serving.encoding import load_encoder
+    from persona4rec_pipeline.serving.history import parse_history
 
     try:
         document = json.loads(history.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{history}, line {error.lineno}: not valid JSON ({error.msg}).") from error
-    path = index.manifest.encoder.path
-    if path is None or not Path(path).is_dir():
-        raise ValueError(
-            f"The encoder that made the index ({index.encoder_fingerprint}) is not on this machine; publish the index "
-            "again with `persona4rec run`."
-        )
-    encoder = Encoder.load(path, effective.encoder.max_seq_length)
-    parsed = parse_history(document)
-    return profile_from_history(parsed, index, encoder, effective), len(parsed)
+    drafted = draft(index, Question(history=parse_history(document)))
+    encoded = load_encoder(index, effective).encode(texts_of(drafted, effective)) if drafted.unread else None
+    found = who(index, drafted, encoded)
+    return found.profile, found.interactions
 
 
 def _tell_fallback(user: str, fallback: str | None, instead: str = "these are the most popular items") -> None:

@@ -398,11 +398,110 @@ class EvaluationSettings(Group):
         return self
 
 
+class ExperimentSettings(Group):
+    """Two ways of answering side by side, told apart by a hash of the user id."""
+
+    name: str | None = Field(
+        None,
+        pattern="^[A-Za-z0-9_.-]{1,100}$",
+        description="Name of the experiment; none: there is none. Another name deals users anew.",
+    )
+    share: float = Field(
+        0.5, ge=0, le=1, description="Share (0-1) of users in the treatment; the others are the control."
+    )
+    generation: int | None = Field(
+        None, ge=1, description="Index generation of the treatment; none: the current one, as for the control."
+    )
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Weight of the personas in the treatment (0-1); none: as learned, as for the control.",
+    )
+    tastes: int | None = Field(
+        None,
+        ge=1,
+        le=8,
+        description="Tastes that a profile is told apart into in the treatment; none: as for the control.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_treatment(self) -> ExperimentSettings:
+        if self.name is not None and self.generation is None and self.weight is None and self.tastes is None:
+            raise ValueError("an experiment needs a treatment; set generation, weight or tastes")
+        return self
+
+
 class ServingSettings(Group):
     """The HTTP service."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; beyond this machine only with API keys (`persona4rec api-key`)."
+    )
     port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that answer, each with the index mapped into its memory."
+    )
+    require_key: bool = Field(False, description="Whether API keys are required on this machine's own address as well.")
+    allowed_hosts: ListSetting[str] = Field(
+        [], description="Names, besides localhost, under which a server without keys may be addressed, as by a proxy."
+    )
+    tastes: int = Field(
+        1, ge=1, le=8, description="Distinct tastes that a profile is told apart into, where a request does not say."
+    )
+    max_body_bytes: int = Field(2_097_152, ge=1024, description="Longest request body, in bytes.")
+    max_candidates: int = Field(10_000, ge=1, le=100_000, description="Most candidates of one request.")
+    max_concurrent_requests: int = Field(
+        512, ge=1, description="Requests that one worker answers at the same time; further ones are told to come again."
+    )
+    requests_per_s: float | None = Field(
+        None,
+        gt=0,
+        description="Requests per second of one key, or of one address where there are no keys; none: no limit.",
+    )
+    burst: int | None = Field(
+        None, ge=1, description="Requests of one key or address that may come at once; none: those of two seconds."
+    )
+    body_timeout_s: float = Field(10.0, gt=0, description="Time within which a body must have arrived, in seconds.")
+    access_log: bool = Field(
+        True, description="Whether each request becomes a line of JSON on the standard error stream."
+    )
+    access_log_per_s: int = Field(
+        200, ge=1, description="Lines of the access log per second; further ones are counted."
+    )
+    look_every_s: float = Field(
+        1.0,
+        gt=0,
+        description="Time between two looks for a new index generation, changed keys and queued interactions, in seconds.",
+    )
+    retry_refused_s: float = Field(
+        60.0,
+        gt=0,
+        description="Time after which a refused generation is tried again though it has not changed, in seconds.",
+    )
+    verify: bool = Field(True, description="Whether the checksums of a generation are compared before it is served.")
+    threads: int = Field(
+        2, ge=1, description="Threads for what would hold up the others: large requests and searches of the catalogue."
+    )
+    inline_candidates: int = Field(
+        500, ge=0, description="Candidates up to which a request is answered without a thread."
+    )
+    inline_personas: int = Field(
+        20_000, ge=0, description="Personas of an index up to which the catalogue is searched without a thread."
+    )
+    render_cache_mib: int = Field(
+        32, ge=0, description="Memory for the parts of answers that are the same for everybody, in MiB."
+    )
+    encoder_queue: int = Field(
+        32, ge=1, description="Requests that may wait for the encoder; further ones are told to come again."
+    )
+    encoder_threads: int = Field(
+        1, ge=1, description="Threads of the encoder, so that it leaves the others their core."
+    )
+    shutdown_s: int = Field(
+        10, ge=0, description="Time that requests in flight have to end when the service is stopped, in seconds."
+    )
+    experiment: ExperimentSettings = Field(default_factory=lambda: ExperimentSettings())
 
 
 class WarehouseSettings(Group):
@@ -455,6 +554,10 @@ class Settings(Group):
         return self.home / "interactions" / "queue.sqlite"
 
     @property
+    def serving_path(self) -> Path:
+        return self.home / "serving"
+
+    @property
     def models_path(self) -> Path:
         return (self.shared or self.home) / "models"
 
@@ -500,15 +603,16 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
 def describe_settings(settings: Settings) -> list[tuple[str, Any, str]]:
     """(dotted name, effective value, description) of every setting, in the order of declaration."""
     rows: list[tuple[str, Any, str]] = []
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, Group):
-            rows += [
-                (f"{name}.{key}", getattr(value, key), inner.description or "")
-                for key, inner in type(value).model_fields.items()
-            ]
-        else:
-            rows.append((name, value, field.description or ""))
+
+    def describe(group: Group, prefix: str) -> None:
+        for name, field in type(group).model_fields.items():
+            value = getattr(group, name)
+            if isinstance(value, Group):
+                describe(value, f"{prefix}{name}.")
+            else:
+                rows.append((prefix + name, value, field.description or ""))
+
+    describe(settings, "")
     return rows
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ from persona4rec_pipeline.index.segments import Segment, open_segment
 MAX_SCORE = 1e100
 # Where no blend was learned.
 _PERSONAS_ALONE, _PERSONAS_ALONE_BY_PLACE = Blend("score", 1.0), Blend("rank", 1.0)
+# Answers whose words are kept at hand, about 1 KB each.
+KEPT_WORDS = 16_384
 # How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
 OPENING_TRIES = 3
 
@@ -123,6 +125,8 @@ class PersonaIndex:
         alive = np.flatnonzero(~self._dead)
         self._by_popularity = alive[np.lexsort((self._places[alive], -popularity[alive]))]
         self._people = People(path, manifest, self.segments)
+        # Reading the cells of one answer costs more than finding it; the same items are asked for again and again.
+        self._words = lru_cache(KEPT_WORDS)(self._read_words)
         self._filter = ItemFilter(self.segments, self._all_rows)
 
     @classmethod
@@ -665,18 +669,23 @@ class PersonaIndex:
         return scores, winners
 
     def _scored(self, row: int, score: float, winner: int, candidate_place: int | None = None) -> Recommendation:
-        segment, local = self._locate(row)
-        personas = segment.persona_columns
+        item_id, catalog, title, persona_id, name, why, quotes = self._words(row, winner)
         return Recommendation(
-            item_id=segment.item_columns["item_id"][local],
-            catalog=segment.catalog,
-            title=segment.item_columns["title"][local],
-            score=score,
-            persona_id=personas["persona_id"][winner],
-            persona_name=personas["name"][winner],
-            why=personas["preference_rationale"][winner],
-            quotes=tuple(personas["quotes"][winner]),
-            candidate_place=candidate_place,
+            item_id, catalog, title, score, persona_id, name, why, quotes, candidate_place=candidate_place
+        )
+
+    def _read_words(self, row: int, winner: int) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
+        """What is said of an item and one of its personas."""
+        segment, local = self._locate(row)
+        items, personas = segment.item_columns, segment.persona_columns
+        return (
+            items["item_id"][local],
+            segment.catalog,
+            items["title"][local],
+            personas["persona_id"][winner],
+            personas["name"][winner],
+            personas["preference_rationale"][winner],
+            tuple(personas["quotes"][winner]),
         )
 
     def _popular(self, row: int, fallback: str | None) -> Recommendation:

@@ -276,6 +276,10 @@ def _best_of_groups(cosines: np.ndarray, offsets: np.ndarray, polarity: np.ndarr
 def _standardised(scores: np.ndarray) -> np.ndarray:
     """Mean 0 and standard deviation 1 along the last axis, NaN left out; 0 where all are equal."""
     known = ~np.isnan(scores)
+    if known.all() and scores.size:
+        centred = scores - scores.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True))
+        return centred / np.where(deviation > 0, deviation, 1.0)
     filled, counts = np.where(known, scores, 0.0), np.maximum(known.sum(axis=-1, keepdims=True), 1)
     centred = np.where(known, scores - filled.sum(axis=-1, keepdims=True) / counts, 0.0)
     deviation = np.sqrt((centred * centred).sum(axis=-1, keepdims=True) / counts)
