@@ -57,6 +57,7 @@ def _shot(
     if press is not None:
         for key in press[1]:
             page.locator(press[0]).press(key)
+        page.locator(press[0]).blur()
         _settle(page)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     context.close()
@@ -112,7 +113,7 @@ def main() -> int:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=executable, args=[*sandbox, "--hide-scrollbars"])
         _keep("user", _shot(browser, of_user, "light", DESK))
-        _keep("what-if", _shot(browser, f"{of_user}?liked={_part(liked)}", "light", DESK))
+        _keep("what-if", _shot(browser, f"{of_user}?liked={_part(liked)}", "light", DESK, ".columns"))
         _keep("blend", _shot(browser, f"{of_user}/reorder", "dark", DESK))
         _keep("item", _shot(browser, of_item, "light", DESK))
         _keep(
