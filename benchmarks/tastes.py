@@ -6,7 +6,8 @@ The home must hold a finished run, or be the home of a backtest (`<home>/backtes
 encoder that was trained last, for each user with (1) the one profile that is served by default, (2) and (3) the profiles of two and
 of three groups of alike interactions (`scoring.taste_profiles`), (4) the profile of the last three interactions, (5) that and the
 whole one together. Printed is NDCG@10 with the difference to one profile and its 95 % bootstrap interval, paired by user, on
-validation and on test targets: an interval that holds 0 is no difference. `tastes` of a request is (2) or (3). Nothing is changed.
+validation and on test targets: an interval that holds 0 is no difference. `tastes` of a request asks for
+(2), (3) or (5). Nothing is changed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from persona4rec_pipeline.evaluation.panel import (
 )
 from persona4rec_pipeline.evaluation.significance import bootstrap_interval
 from persona4rec_pipeline.index import scoring
+from persona4rec_pipeline.index.reader import RECENT
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.tracking import CHALLENGER, Tracking
 from persona4rec_pipeline.warehouse import open_warehouse
-
-RECENT = 3
 
 # Vectors (l, d) and weights (l,) of one user, most recent first, to profiles (t, d).
 Profiles = Callable[[np.ndarray, np.ndarray], np.ndarray]
