@@ -7,7 +7,7 @@ import { h } from "./dom.js";
 const KEY = "persona4rec.key";
 
 /** An answer that is an error; `message` says what to mend, in the service's own words. */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, title, detail) {
     super(detail);
     this.status = status;
@@ -30,7 +30,7 @@ export function onKey(listener) {
  * The JSON of an answer. A 401 asks the person for a key and tries again; the key is kept for this tab alone.
  * Throws Problem, or AbortError when `signal` says so.
  */
-export async function ask(path, { body, signal } = {}) {
+async function ask(path, { body, signal } = {}) {
   let isNew = false;
   for (;;) {
     const key = sessionStorage.getItem(KEY);
@@ -56,7 +56,13 @@ async function request(path, body, key, signal) {
   const headers = { accept: "application/json" };
   if (key) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
-  const options = { method: body === undefined ? "GET" : "POST", headers, signal, credentials: "omit", redirect: "error" };
+  const options = {
+    method: body === undefined ? "GET" : "POST",
+    headers,
+    signal,
+    credentials: "omit",
+    redirect: "error",
+  };
   if (body !== undefined) options.body = JSON.stringify(body);
   try {
     return await fetch(path, options);
@@ -74,7 +80,8 @@ async function asProblem(response) {
     // A proxy in between may answer with a page of its own.
   }
   const wait = response.headers.get("retry-after");
-  const detail = typeof document.detail === "string" ? document.detail : `The service answered with ${response.status}.`;
+  const detail =
+    typeof document.detail === "string" ? document.detail : `The service answered with ${response.status}.`;
   const more = response.status === 429 && wait && !detail.includes(wait) ? ` Try again in ${wait} s.` : "";
   return new Problem(response.status, titles[response.status] ?? "That did not work", detail + more);
 }
@@ -92,8 +99,18 @@ const titles = {
 /** Opens a dialogue that asks for the key; whether one was given. */
 function askForKey(refused) {
   return new Promise((done) => {
-    const field = h("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "key-note", on: { input: () => field.setCustomValidity("") } });
-    const note = refused || "This service answers only with an API key. It is kept until this tab is closed, and sent to this service alone.";
+    const field = h("input", {
+      id: "key",
+      type: "password",
+      autocomplete: "off",
+      spellcheck: "false",
+      required: true,
+      "aria-describedby": "key-note",
+      on: { input: () => field.setCustomValidity("") },
+    });
+    const note =
+      refused ||
+      "This service answers only with an API key. It is kept until this tab is closed, and sent to this service alone.";
     let given = false;
     const dialogue = h(
       "dialog",
@@ -161,7 +178,7 @@ export const items = async (query, limit, options) =>
 export const history = (userId, options) => ask(`v1/users/${part(userId)}/history`, options);
 
 /** The best items for a user who also liked `liked`; for nobody (null): the popular ones. */
-export const recommend = (userId, { k, liked = [], explain = true, catalogs }, options) =>
+export const recommend = (userId, { k, liked = [], explain = true }, options) =>
   ask("v1/recommendations", {
     ...options,
     body: {
@@ -169,7 +186,6 @@ export const recommend = (userId, { k, liked = [], explain = true, catalogs }, o
       k,
       explain,
       ...sessionOf(liked),
-      ...(catalogs ? { filters: { catalogs } } : {}),
     },
   });
 
@@ -191,7 +207,10 @@ export const explain = (userId, item, liked, options) =>
 export const personas = (item, options) => ask(`v1/items/${part(item.item_id)}/personas${where(item)}`, options);
 
 export const similar = async (item, k, options) => {
-  const answer = await ask(`v1/items/${part(item.item_id)}/similar${where(item)}${where(item) ? "&" : "?"}k=${k}`, options);
+  const answer = await ask(
+    `v1/items/${part(item.item_id)}/similar${where(item)}${where(item) ? "&" : "?"}k=${k}`,
+    options,
+  );
   return answer.similar;
 };
 

@@ -30,7 +30,12 @@ async function readiness() {
     catalogs = Object.keys(found.catalogs ?? {});
     // Where there is only one, its name on every item tells nobody anything.
     document.body.classList.toggle("one-catalog", catalogs.length === 1);
-    document.getElementById("generation").textContent = [`Generation ${found.generation.toLocaleString("en")}`, found.published_at ? `published ${day(found.published_at)}` : ""].filter(Boolean).join(", ");
+    document.getElementById("generation").textContent = [
+      `Generation ${found.generation.toLocaleString("en")}`,
+      found.published_at ? `published ${day(found.published_at)}` : "",
+    ]
+      .filter(Boolean)
+      .join(", ");
   }
   return found;
 }
@@ -79,8 +84,20 @@ function show() {
 }
 
 function nowhere() {
-  const problem = { title: "There is no such view", message: "The address names no view of this page. Begin with a user." };
-  return { title: "Not found", element: h("div", {}, h("h1", { class: "unseen" }, "Not found"), failure(problem), h("p", {}, h("a", { href: toHome() }, "Choose a user"))) };
+  const problem = {
+    title: "There is no such view",
+    message: "The address names no view of this page. Begin with a user.",
+  };
+  return {
+    title: "Not found",
+    element: h(
+      "div",
+      {},
+      h("h1", { class: "unseen" }, "Not found"),
+      failure(problem),
+      h("p", {}, h("a", { href: toHome() }, "Choose a user")),
+    ),
+  };
 }
 
 function nameTab() {

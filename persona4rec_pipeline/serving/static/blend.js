@@ -14,15 +14,40 @@ const DRAWN = 40;
  * gives the names of the catalogues.
  */
 export function blendPanel({ setWeight, setCandidates, catalogs }) {
-  const slider = h("input", { id: "weight", type: "range", min: "0", max: "100", step: "5", "aria-describedby": "weight-note" });
+  const slider = h("input", {
+    id: "weight",
+    type: "range",
+    min: "0",
+    max: "100",
+    step: "5",
+    "aria-describedby": "weight-note",
+  });
   const value = h("output", { for: "weight", class: "weight-value" });
-  const learned = h("button", { type: "button", class: "link", on: { click: () => setWeight(null) } }, "Back to the learned weight");
+  const learned = h(
+    "button",
+    { type: "button", class: "link", on: { click: () => setWeight(null) } },
+    "Back to the learned weight",
+  );
   const note = h("p", { id: "weight-note", class: "soft" });
   const drawing = h("div", { class: "bump" });
-  const field = h("textarea", { id: "pasted", rows: "4", spellcheck: "false", placeholder: "B00SMPL014\nbooks/B00SMPL004", "aria-describedby": "pasted-note" });
-  const pastedNote = h("p", { id: "pasted-note", class: "soft" }, "One item id per line, in their own order; with the catalogue in front and a slash if two catalogues share an id.");
+  const field = h("textarea", {
+    id: "pasted",
+    rows: "4",
+    spellcheck: "false",
+    placeholder: "B00SMPL014\nbooks/B00SMPL004",
+    "aria-describedby": "pasted-note",
+  });
+  const pastedNote = h(
+    "p",
+    { id: "pasted-note", class: "soft" },
+    "One item id per line, in their own order; with the catalogue in front and a slash if two catalogues share an id.",
+  );
   const source = h("p", { class: "soft source" });
-  const popular = h("button", { type: "button", class: "link", on: { click: () => setCandidates([]) } }, "Back to the popular items");
+  const popular = h(
+    "button",
+    { type: "button", class: "link", on: { click: () => setCandidates([]) } },
+    "Back to the popular items",
+  );
   const paste = h(
     "details",
     { class: "more paste" },
@@ -48,7 +73,10 @@ export function blendPanel({ setWeight, setCandidates, catalogs }) {
 
   function usePasted() {
     const given = field.value.trim();
-    const lines = given.split(given.includes("\n") ? "\n" : ",").map((line) => line.trim()).filter(Boolean);
+    const lines = given
+      .split(given.includes("\n") ? "\n" : ",")
+      .map((line) => line.trim())
+      .filter(Boolean);
     if (!lines.length) {
       pastedNote.textContent = "Give at least one item id.";
       field.focus();
@@ -63,7 +91,9 @@ export function blendPanel({ setWeight, setCandidates, catalogs }) {
       lines.map((line) => {
         const at = line.indexOf("/");
         // An id may hold slashes of its own.
-        return at > 0 && catalogs().includes(line.slice(0, at)) ? { catalog: line.slice(0, at), item_id: line.slice(at + 1) } : { catalog: null, item_id: line };
+        return at > 0 && catalogs().includes(line.slice(0, at))
+          ? { catalog: line.slice(0, at), item_id: line.slice(at + 1) }
+          : { catalog: null, item_id: line };
       }),
     );
   }
@@ -78,7 +108,12 @@ export function blendPanel({ setWeight, setCandidates, catalogs }) {
       { class: "weight" },
       h("div", { class: "weight-head" }, h("label", { for: "weight" }, "How much the personas count"), value),
       slider,
-      h("div", { class: "weight-ends", "aria-hidden": "true" }, h("span", {}, "their own order"), h("span", {}, "personas alone")),
+      h(
+        "div",
+        { class: "weight-ends", "aria-hidden": "true" },
+        h("span", {}, "their own order"),
+        h("span", {}, "personas alone"),
+      ),
       h("div", { class: "weight-foot" }, note, learned),
     ),
     drawing,
@@ -89,7 +124,12 @@ export function blendPanel({ setWeight, setCandidates, catalogs }) {
     root,
     show({ answer, weight, isPopular, links }) {
       const hasProfile = answer.weight !== null && answer.weight !== undefined;
-      replace(source, isPopular ? `Candidates: the ${plural(answer.candidates.length, "most popular item", "most popular items")}, in the order of their popularity.` : [`Candidates: ${plural(answer.candidates.length, "item")} that you gave. `, popular]);
+      replace(
+        source,
+        isPopular
+          ? `Candidates: the ${plural(answer.candidates.length, "most popular item", "most popular items")}, in the order of their popularity.`
+          : [`Candidates: ${plural(answer.candidates.length, "item")} that you gave. `, popular],
+      );
       slider.disabled = !hasProfile;
       // While it is being moved, an answer to an earlier place must not move it back.
       if (document.activeElement !== slider || weight === null) {
@@ -98,7 +138,11 @@ export function blendPanel({ setWeight, setCandidates, catalogs }) {
         say(current);
       }
       learned.hidden = weight === null || !hasProfile;
-      note.textContent = hasProfile ? (weight === null ? "As learned for lists like this one." : "Set by you.") : "Without a profile there is nothing to blend.";
+      note.textContent = hasProfile
+        ? weight === null
+          ? "As learned for lists like this one."
+          : "Set by you."
+        : "Without a profile there is nothing to blend.";
       draw(drawing, answer.candidates, links);
     },
   };
@@ -117,12 +161,21 @@ function draw(root, entries, links) {
   const height = 10;
   const lines = s(
     "svg",
-    { class: "bump-lines", viewBox: `0 0 100 ${shown.length * height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    {
+      class: "bump-lines",
+      viewBox: `0 0 100 ${shown.length * height}`,
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+    },
     shown.map((entry, at) => {
       const from = (rank.get(key(entry)) + 0.5) * height;
       const to = (at + 0.5) * height;
       const way = from > to ? "risen" : from < to ? "fallen" : "same";
-      return s("path", { d: `M0 ${from}C50 ${from} 50 ${to} 100 ${to}`, class: `bump-line ${way}`, "data-key": key(entry) });
+      return s("path", {
+        d: `M0 ${from}C50 ${from} 50 ${to} 100 ${to}`,
+        class: `bump-line ${way}`,
+        "data-key": key(entry),
+      });
     }),
   );
   const light = (on) => (event) => {
@@ -136,17 +189,48 @@ function draw(root, entries, links) {
     const word = moved > 0 ? "risen" : moved < 0 ? "fallen" : "same";
     return h(
       "li",
-      { class: isNow ? `bump-row ${word}` : "bump-row", "data-key": key(entry), on: { mouseenter: light(true), mouseleave: light(false), focusin: light(true), focusout: light(false) } },
+      {
+        class: isNow ? `bump-row ${word}` : "bump-row",
+        "data-key": key(entry),
+        on: { mouseenter: light(true), mouseleave: light(false), focusin: light(true), focusout: light(false) },
+      },
       h("span", { class: "bump-place" }, String(number)),
-      isNow && entry.catalog ? h("a", { href: toItem(entry, links) }, title) : h("span", { class: "bump-title" }, title),
-      isNow && moved ? h("span", { class: `bump-moved ${word}` }, h("span", { "aria-hidden": "true" }, `${moved > 0 ? "▲" : "▼"}${Math.abs(moved)}`), h("span", { class: "unseen" }, `${word} by ${Math.abs(moved)}`)) : null,
+      isNow && entry.catalog
+        ? h("a", { href: toItem(entry, links) }, title)
+        : h("span", { class: "bump-title" }, title),
+      isNow && moved
+        ? h(
+            "span",
+            { class: `bump-moved ${word}` },
+            h("span", { "aria-hidden": "true" }, `${moved > 0 ? "▲" : "▼"}${Math.abs(moved)}`),
+            h("span", { class: "unseen" }, `${word} by ${Math.abs(moved)}`),
+          )
+        : null,
     );
   };
   replace(
     root,
-    h("div", {}, h("h3", {}, "Their own order"), h("ol", { class: "bump-column" }, before.map((entry) => row(entry, entry.candidate_place, false)))),
+    h(
+      "div",
+      {},
+      h("h3", {}, "Their own order"),
+      h(
+        "ol",
+        { class: "bump-column" },
+        before.map((entry) => row(entry, entry.candidate_place, false)),
+      ),
+    ),
     lines,
-    h("div", {}, h("h3", {}, "For this user"), h("ol", { class: "bump-column" }, shown.map((entry, at) => row(entry, at + 1, true)))),
+    h(
+      "div",
+      {},
+      h("h3", {}, "For this user"),
+      h(
+        "ol",
+        { class: "bump-column" },
+        shown.map((entry, at) => row(entry, at + 1, true)),
+      ),
+    ),
     entries.length > DRAWN ? h("p", { class: "soft" }, `The first ${DRAWN} of ${cut(entries.length, 12)}.`) : null,
   );
 }

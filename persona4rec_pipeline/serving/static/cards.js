@@ -11,7 +11,11 @@ export const POLARITIES = {
   critical: { name: "Critical", note: "what put people off; it never makes a recommendation" },
 };
 
-const SOURCES = { llm: "written by a language model from its reviews", extractive: "drawn from its reviews", summary: "drawn from the item's own description" };
+const SOURCES = {
+  llm: "written by a language model from its reviews",
+  extractive: "drawn from its reviews",
+  summary: "drawn from the item's own description",
+};
 
 /** The sign of a polarity: a shape besides its colour. */
 export function sign(polarity) {
@@ -20,7 +24,11 @@ export function sign(polarity) {
     mixed: s("path", { d: "M8 1.5 14.5 8 8 14.5 1.5 8z" }),
     critical: s("path", { d: "M1.5 3h13L8 14.5z" }),
   };
-  return s("svg", { viewBox: "0 0 16 16", class: `sign ${polarity in shapes ? polarity : ""}`, "aria-hidden": "true" }, shapes[polarity]);
+  return s(
+    "svg",
+    { viewBox: "0 0 16 16", class: `sign ${polarity in shapes ? polarity : ""}`, "aria-hidden": "true" },
+    shapes[polarity],
+  );
 }
 
 export function quotations(quotes, limit = quotes.length) {
@@ -28,7 +36,9 @@ export function quotations(quotes, limit = quotes.length) {
   const rest = quotes.slice(limit);
   return [
     quotes.slice(0, limit).map(one),
-    rest.length ? h("details", { class: "more" }, h("summary", {}, plural(rest.length, "more quote")), rest.map(one)) : null,
+    rest.length
+      ? h("details", { class: "more" }, h("summary", {}, plural(rest.length, "more quote")), rest.map(one))
+      : null,
   ];
 }
 
@@ -37,13 +47,24 @@ export function quotations(quotes, limit = quotes.length) {
  * an item that was not in it; undefined: there is none.
  */
 export function place(place, before) {
-  return h("div", { class: "place" }, h("span", { class: "place-number" }, String(place)), before === undefined ? null : movement(place, before));
+  return h(
+    "div",
+    { class: "place" },
+    h("span", { class: "place-number" }, String(place)),
+    before === undefined ? null : movement(place, before),
+  );
 }
 
-export function movement(place, before) {
+function movement(place, before) {
   if (before === null) return h("span", { class: "moved new" }, "new");
   const by = before - place;
-  if (!by) return h("span", { class: "moved same" }, h("span", { "aria-hidden": "true" }, "="), h("span", { class: "unseen" }, "same place"));
+  if (!by)
+    return h(
+      "span",
+      { class: "moved same" },
+      h("span", { "aria-hidden": "true" }, "="),
+      h("span", { class: "unseen" }, "same place"),
+    );
   const word = by > 0 ? "risen" : "fallen";
   return h(
     "span",
@@ -70,13 +91,26 @@ export function card(entry, number, before, links) {
         "div",
         { class: "card-head" },
         h("h3", {}, known ? link : told(titleOf(entry), LIMITS.title)),
-        h("p", { class: "facts" }, entry.catalog ? h("span", { class: "tag of-catalog" }, told(entry.catalog, LIMITS.id)) : null, entry.title && entry.title !== entry.item_id ? null : h("span", {}, "no title")),
+        h(
+          "p",
+          { class: "facts" },
+          entry.catalog ? h("span", { class: "tag of-catalog" }, told(entry.catalog, LIMITS.id)) : null,
+          entry.title && entry.title !== entry.item_id ? null : h("span", {}, "no title"),
+        ),
       ),
       entry.persona_name ? h("p", { class: "persona" }, told(entry.persona_name, LIMITS.name)) : null,
       h("p", { class: "reason", dir: "auto" }, cut(withoutQuotes(entry.why, quotes), LIMITS.reason)),
       quotations(quotes, 2),
     ),
-    entry.persona_id === null || entry.persona_id === undefined ? null : h("div", { class: "closeness", "aria-busy": "true" }, h("p", { class: "skeleton line" }), h("p", { class: "skeleton line" }), h("p", { class: "skeleton line" })),
+    entry.persona_id === null || entry.persona_id === undefined
+      ? null
+      : h(
+          "div",
+          { class: "closeness", "aria-busy": "true" },
+          h("p", { class: "skeleton line" }),
+          h("p", { class: "skeleton line" }),
+          h("p", { class: "skeleton line" }),
+        ),
   );
 }
 
@@ -93,7 +127,12 @@ export function comparison(found) {
       "dl",
       { class: "bars" },
       rows.map(([role, persona], number) => [
-        h("dt", {}, h("span", { class: "bar-role" }, role), h("span", { class: "bar-name" }, sign(persona.polarity), told(persona.name, LIMITS.name))),
+        h(
+          "dt",
+          {},
+          h("span", { class: "bar-role" }, role),
+          h("span", { class: "bar-name" }, sign(persona.polarity), told(persona.name, LIMITS.name)),
+        ),
         h("dd", {}, bar(persona, number === 0), h("span", { class: "bar-number" }, score(persona.score))),
       ]),
     ),
@@ -103,15 +142,20 @@ export function comparison(found) {
 
 function bar(persona, isWinner) {
   const share = Math.min(Math.max(persona.score ?? 0, 0), 1);
-  return h("span", { class: `bar ${persona.polarity}${isWinner ? " winner" : ""}`, "aria-hidden": "true", vars: { "--share": share } });
+  return h("span", {
+    class: `bar ${persona.polarity}${isWinner ? " winner" : ""}`,
+    "aria-hidden": "true",
+    vars: { "--share": share },
+  });
 }
 
 // Of the numbers as they are shown: their difference is one that a reader can follow.
 const between = (one, other) => (Math.round(one.score * 100) - Math.round(other.score * 100)) / 100;
 
 /** The comparison in a sentence. */
-export function verdict({ winner, runner_up: second, nearest_critical: against }) {
-  if (!winner) return against ? "Only critical personas: it is recommended to nobody." : "No persona speaks for this item.";
+function verdict({ winner, runner_up: second, nearest_critical: against }) {
+  if (!winner)
+    return against ? "Only critical personas: it is recommended to nobody." : "No persona speaks for this item.";
   const sentences = [];
   if (!second) sentences.push("The only persona that speaks for it.");
   else {
@@ -122,7 +166,9 @@ export function verdict({ winner, runner_up: second, nearest_critical: against }
   }
   if (against) {
     const gap = between(winner, against);
-    sentences.push(gap < 0 ? `Its critics are nearer still, by ${score(-gap)}.` : `Its critics are farther away, by ${score(gap)}.`);
+    sentences.push(
+      gap < 0 ? `Its critics are nearer still, by ${score(-gap)}.` : `Its critics are farther away, by ${score(gap)}.`,
+    );
   }
   return sentences.join(" ");
 }
@@ -130,7 +176,9 @@ export function verdict({ winner, runner_up: second, nearest_critical: against }
 /** A persona of an item, as a card of its own. */
 export function personaCard(persona, role) {
   const reviews = (persona.evidence_review_ids ?? []).length;
-  const facts = [reviews ? `from ${plural(reviews, "review")}` : null, SOURCES[persona.source]].filter(Boolean).join(" · ");
+  const facts = [reviews ? `from ${plural(reviews, "review")}` : null, SOURCES[persona.source]]
+    .filter(Boolean)
+    .join(" · ");
   return h(
     "li",
     { class: `persona-card ${persona.polarity}` },
@@ -139,7 +187,12 @@ export function personaCard(persona, role) {
     h("p", { class: "reason", dir: "auto" }, cut(withoutQuotes(persona.why, persona.quotes), LIMITS.reason)),
     quotations(persona.quotes, 2),
     persona.description
-      ? h("details", { class: "more" }, h("summary", {}, "Who they are"), h("p", { dir: "auto" }, cut(withoutQuotes(persona.description, persona.quotes), LIMITS.description)))
+      ? h(
+          "details",
+          { class: "more" },
+          h("summary", {}, "Who they are"),
+          h("p", { dir: "auto" }, cut(withoutQuotes(persona.description, persona.quotes), LIMITS.description)),
+        )
       : null,
     facts ? h("p", { class: "facts" }, facts) : null,
   );
@@ -159,6 +212,17 @@ export function failure(problem, again) {
 /** Where something will stand. */
 export function skeletons(count, kind = "card") {
   return Array.from({ length: count }, () =>
-    h("li", { class: `${kind} waiting`, "aria-hidden": "true" }, h("div", { class: "skeleton block" }), h("div", { class: "card-body" }, h("p", { class: "skeleton line wide" }), h("p", { class: "skeleton line" }), h("p", { class: "skeleton line" }))),
+    h(
+      "li",
+      { class: `${kind} waiting`, "aria-hidden": "true" },
+      h("div", { class: "skeleton block" }),
+      h(
+        "div",
+        { class: "card-body" },
+        h("p", { class: "skeleton line wide" }),
+        h("p", { class: "skeleton line" }),
+        h("p", { class: "skeleton line" }),
+      ),
+    ),
   );
 }

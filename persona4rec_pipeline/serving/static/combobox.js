@@ -31,7 +31,14 @@ export function combobox({ id, label, placeholder, quiet = false, suggest, choos
     "aria-expanded": "false",
     "aria-controls": `${id}-options`,
   });
-  const root = h("div", { class: "combobox" }, h("label", { for: id, class: quiet ? "unseen" : "label" }, label), field, list, note);
+  const root = h(
+    "div",
+    { class: "combobox" },
+    h("label", { for: id, class: quiet ? "unseen" : "label" }, label),
+    field,
+    list,
+    note,
+  );
   let options = [];
   let marked = -1;
   let request = null;
@@ -60,7 +67,12 @@ export function combobox({ id, label, placeholder, quiet = false, suggest, choos
     });
     const parts = [...groups].map(([name, rows], number) =>
       name
-        ? h("div", { role: "group", "aria-labelledby": `${id}-group-${number}` }, h("div", { class: "options-group", id: `${id}-group-${number}`, role: "presentation" }, name), rows)
+        ? h(
+            "div",
+            { role: "group", "aria-labelledby": `${id}-group-${number}` },
+            h("div", { class: "options-group", id: `${id}-group-${number}`, role: "presentation" }, name),
+            rows,
+          )
         : rows,
     );
     replace(list, parts);

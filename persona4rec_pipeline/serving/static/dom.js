@@ -37,7 +37,9 @@ function fill(element, attributes, children) {
       element.setAttribute(name, value === true ? "" : value);
     }
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -45,7 +47,10 @@ function fill(element, attributes, children) {
 export function cut(text, limit) {
   const whole = String(text ?? "");
   if (whole.length <= limit) return whole;
-  return `${whole.slice(0, limit - 1).replace(/[\uD800-\uDBFF]$/, "").trimEnd()}…`;
+  return `${whole
+    .slice(0, limit - 1)
+    .replace(/[\uD800-\uDBFF]$/, "")
+    .trimEnd()}…`;
 }
 
 /** A stranger's text within a sentence of ours: its direction and its marks of direction end where it ends. */
@@ -69,7 +74,9 @@ export const score = (value) => (typeof value === "number" ? value.toFixed(2) : 
 export function day(text) {
   const time = new Date(/T[\d:.]+$/.test(text) ? `${text}Z` : text);
   if (!text || Number.isNaN(time.getTime())) return "";
-  return new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" }).format(time);
+  return new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" }).format(
+    time,
+  );
 }
 
 /** Takes the quotes out of a reason or a description that are shown as quotations beside it. */

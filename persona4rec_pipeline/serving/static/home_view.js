@@ -3,7 +3,7 @@
 // Belongs here: these two views. Does not belong here: the search box at the top (`app`).
 
 import * as api from "./api.js";
-import { failure, sign } from "./cards.js";
+import { failure } from "./cards.js";
 import { combobox } from "./combobox.js";
 import { miniature } from "./map_view.js";
 import { announce, day, h, LIMITS, plural, replace, titleOf, told } from "./dom.js";
@@ -34,7 +34,11 @@ export function homeView(route, { signal, readiness }) {
       "section",
       { class: "hero" },
       h("h1", {}, "The right item, and the people who say why."),
-      h("p", { class: "lead" }, "Every item is known by the personas of those who reviewed it. Choose a user to see what they would take to next, the persona that speaks for it, and the words it rests on."),
+      h(
+        "p",
+        { class: "lead" },
+        "Every item is known by the personas of those who reviewed it. Choose a user to see what they would take to next, the persona that speaks for it, and the words it rests on.",
+      ),
       picker.root,
       examples,
     ),
@@ -43,15 +47,26 @@ export function homeView(route, { signal, readiness }) {
     h(
       "section",
       { class: "ways", "aria-label": "What there is to see" },
-      way("Ranked, with reasons", "Each place in a list names the persona that won it, its reason, quotes from reviews, and how close the runner-up came.", "appreciative"),
-      way("Before and after", "Put your own candidates in a user's order, and move the weight between their order and the personas.", "mixed"),
-      way("What if", "Add an item that they might have liked, and see the list change in the blink of an eye.", "critical"),
+      way(
+        "Ranked, with reasons",
+        "Each place in a list names the persona that won it, its reason, quotes from reviews, and how close the runner-up came.",
+      ),
+      way(
+        "Before and after",
+        "Put your own candidates in a user's order, and move the weight between their order and the personas.",
+      ),
+      way("What if", "Add an item that they might have liked, and see the list change in the blink of an eye."),
     ),
-    h("p", { class: "soft closing" }, h("a", { href: toMap() }, "See all personas on a map"), ", or look for an item in the search box above."),
+    h(
+      "p",
+      { class: "soft closing" },
+      h("a", { href: toMap() }, "See all personas on a map"),
+      ", or look for an item in the search box above.",
+    ),
   );
 
-  function way(name, text, shape) {
-    return h("div", { class: "way" }, h("h2", {}, sign(shape), name), h("p", {}, text));
+  function way(name, text) {
+    return h("div", { class: "way" }, h("h2", {}, name), h("p", {}, text));
   }
 
   async function showExamples() {
@@ -65,7 +80,13 @@ export function homeView(route, { signal, readiness }) {
       replace(
         examples,
         h("p", { class: "soft", id: "examples-title" }, "For example"),
-        h("ul", { class: "example-list", "aria-labelledby": "examples-title" }, found.map((id, at) => h("li", {}, h("a", { href: toUser(id), class: "example" }, h("strong", {}, told(id, 22)), notes[at])))),
+        h(
+          "ul",
+          { class: "example-list", "aria-labelledby": "examples-title" },
+          found.map((id, at) =>
+            h("li", {}, h("a", { href: toUser(id), class: "example" }, h("strong", {}, told(id, 22)), notes[at])),
+          ),
+        ),
       );
       await Promise.all(
         found.map(async (id, at) => {
@@ -83,7 +104,14 @@ export function homeView(route, { signal, readiness }) {
     if (!found?.catalogs || signal.aborted) return;
     const counts = Object.values(found.catalogs);
     const sum = (name) => counts.reduce((total, one) => total + (one[name] ?? 0), 0);
-    const figure = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? value.toLocaleString("en") : value), note ? h("dd", { class: "soft" }, note) : null);
+    const figure = (name, value, note) =>
+      h(
+        "div",
+        {},
+        h("dt", {}, name),
+        h("dd", {}, typeof value === "number" ? value.toLocaleString("en") : value),
+        note ? h("dd", { class: "soft" }, note) : null,
+      );
     replace(
       figures,
       figure("Items", sum("items"), `in ${plural(counts.length, "catalogue")}`),
@@ -98,7 +126,8 @@ export function homeView(route, { signal, readiness }) {
     if (!matchMedia("(min-width: 64rem)").matches) return;
     try {
       const { points } = await api.personaMap(null, DRAWN, { signal });
-      if (points.length > 2) replace(picture, h("a", { href: toMap(), "aria-label": "See all personas on a map" }, miniature(points)));
+      if (points.length > 2)
+        replace(picture, h("a", { href: toMap(), "aria-label": "See all personas on a map" }, miniature(points)));
     } catch (error) {
       if (!api.isGone(error)) picture.remove();
     }
@@ -117,26 +146,53 @@ export function searchView(route, { signal, titles }) {
   const element = h(
     "div",
     { class: "search-view" },
-    h("header", { class: "view-head" }, h("p", { class: "eyebrow" }, "Search"), h("h1", {}, "“", told(words, LIMITS.id), "”")),
+    h(
+      "header",
+      { class: "view-head" },
+      h("p", { class: "eyebrow" }, "Search"),
+      h("h1", {}, "“", told(words, LIMITS.id), "”"),
+    ),
     h("div", { class: "halves" }, items, users),
   );
 
   async function show() {
     try {
-      const [foundItems, foundUsers] = await Promise.all([api.items(words, FOUND, { signal }), api.users(words, FOUND, { signal })]);
+      const [foundItems, foundUsers] = await Promise.all([
+        api.items(words, FOUND, { signal }),
+        api.users(words, FOUND, { signal }),
+      ]);
       for (const item of foundItems) titles.set(JSON.stringify([item.catalog, item.item_id]), titleOf(item));
       replace(
         items,
         h("h2", {}, "Items"),
         foundItems.length
-          ? h("ul", { class: "plain" }, foundItems.map((item) => h("li", {}, h("a", { href: toItem(item) }, told(titleOf(item), LIMITS.title)), h("span", { class: "tag of-catalog" }, told(item.catalog, LIMITS.id)))))
+          ? h(
+              "ul",
+              { class: "plain" },
+              foundItems.map((item) =>
+                h(
+                  "li",
+                  {},
+                  h("a", { href: toItem(item) }, told(titleOf(item), LIMITS.title)),
+                  h("span", { class: "tag of-catalog" }, told(item.catalog, LIMITS.id)),
+                ),
+              ),
+            )
           : h("p", { class: "soft" }, "No item has this in its title."),
       );
       replace(
         users,
         h("h2", {}, "Users"),
-        foundUsers.length ? h("ul", { class: "plain" }, foundUsers.map((id) => h("li", {}, h("a", { href: toUser(id) }, told(id, LIMITS.id))))) : h("p", { class: "soft" }, "No user's id begins like this."),
-        foundUsers.includes(words) ? null : h("p", {}, h("a", { href: toUser(words) }, "See what a stranger of this name is shown")),
+        foundUsers.length
+          ? h(
+              "ul",
+              { class: "plain" },
+              foundUsers.map((id) => h("li", {}, h("a", { href: toUser(id) }, told(id, LIMITS.id)))),
+            )
+          : h("p", { class: "soft" }, "No user's id begins like this."),
+        foundUsers.includes(words)
+          ? null
+          : h("p", {}, h("a", { href: toUser(words) }, "See what a stranger of this name is shown")),
       );
       announce(`${plural(foundItems.length, "item")}, ${plural(foundUsers.length, "user")}.`);
     } catch (error) {

@@ -26,9 +26,38 @@ export function itemView(route, { signal, titles }) {
   const element = h(
     "div",
     { class: "item-view" },
-    h("header", { class: "view-head" }, user ? h("p", { class: "eyebrow" }, h("a", { href: toUser(user, { liked }) }, "← Back to ", told(user, 40))) : h("p", { class: "eyebrow" }, "Item"), heading, facts, summary),
-    h("div", { class: "columns turned" }, h("div", { class: "middle" }, groups), h("aside", { class: "side", "aria-label": "Fit and similar items" }, fit, alike)),
+    h(
+      "header",
+      { class: "view-head" },
+      user
+        ? h("p", { class: "eyebrow" }, h("a", { href: toUser(user, { liked }) }, "← Back to ", told(user, 40)))
+        : h("p", { class: "eyebrow" }, "Item"),
+      heading,
+      facts,
+      summary,
+    ),
+    h(
+      "div",
+      { class: "columns turned" },
+      h("div", { class: "middle" }, groups),
+      h("aside", { class: "side", "aria-label": "Fit and similar items" }, fit, alike),
+    ),
   );
+
+  let personas = null;
+  // What a persona is to the user, by its id.
+  const roles = {};
+
+  function showGroups() {
+    if (!personas) return;
+    replace(
+      groups,
+      h("h2", {}, personas.length ? `${plural(personas.length, "persona")} of its reviewers` : "No personas"),
+      personas.length
+        ? Object.keys(POLARITIES).map(group)
+        : h("p", { class: "notice" }, "No review of this item says who it is for, and so it is recommended to nobody."),
+    );
+  }
 
   async function showPersonas() {
     try {
@@ -45,9 +74,9 @@ export function itemView(route, { signal, titles }) {
         (categories ?? []).slice(0, 6).map((category) => h("span", { class: "tag" }, told(category, 60))),
       );
       summary.textContent = cut(said, 900);
-      const found = answer.personas;
-      replace(groups, h("h2", {}, found.length ? `${plural(found.length, "persona")} of its reviewers` : "No personas"), found.length ? Object.keys(POLARITIES).map((polarity) => group(polarity, found)) : h("p", { class: "notice" }, "No review of this item says who it is for, and so it is recommended to nobody."));
-      announce(`${cut(titleOf(answer.item), 80)}: ${plural(found.length, "persona")}.`);
+      personas = answer.personas;
+      showGroups();
+      announce(`${cut(titleOf(answer.item), 80)}: ${plural(personas.length, "persona")}.`);
     } catch (error) {
       if (api.isGone(error)) return;
       replace(facts);
@@ -57,15 +86,25 @@ export function itemView(route, { signal, titles }) {
     }
   }
 
-  function group(polarity, found) {
-    const own = found.filter((persona) => persona.polarity === polarity);
+  function group(polarity) {
+    const own = personas.filter((persona) => persona.polarity === polarity);
     const { name, note } = POLARITIES[polarity];
     return h(
       "section",
       { class: `group ${polarity}`, "aria-labelledby": `group-${polarity}` },
       h("h3", { id: `group-${polarity}` }, sign(polarity), name, h("span", { class: "count" }, String(own.length))),
-      h("p", { class: "soft" }, own.length ? `${note[0].toUpperCase()}${note.slice(1)}.` : "Nobody among its reviewers."),
-      own.length ? h("ul", { class: "persona-cards" }, own.map((persona) => personaCard(persona))) : null,
+      h(
+        "p",
+        { class: "soft" },
+        own.length ? `${note[0].toUpperCase()}${note.slice(1)}.` : "Nobody among its reviewers.",
+      ),
+      own.length
+        ? h(
+            "ul",
+            { class: "persona-cards" },
+            own.map((persona) => personaCard(persona, roles[persona.persona_id])),
+          )
+        : null,
     );
   }
 
@@ -85,23 +124,50 @@ export function itemView(route, { signal, titles }) {
       return;
     }
     const links = [
-      h("a", { class: "button", href: toUser(user, { liked: [item, ...liked.filter((one) => key(one) !== key(item))] }) }, "What if they liked it?"),
+      h(
+        "a",
+        { class: "button", href: toUser(user, { liked: [item, ...liked.filter((one) => key(one) !== key(item))] }) },
+        "What if they liked it?",
+      ),
       h("a", { href: toItem(item) }, "Without a user"),
     ];
-    replace(fit, h("h2", {}, "How it fits"), h("p", { class: "facts" }, told(user, 40)), h("p", { class: "skeleton line" }), h("p", { class: "skeleton line wide" }));
+    replace(
+      fit,
+      h("h2", {}, "How it fits"),
+      h("p", { class: "facts" }, told(user, 40)),
+      h("p", { class: "skeleton line" }),
+      h("p", { class: "skeleton line wide" }),
+    );
     try {
       const found = await api.explain(user, item, liked, { signal });
       const compared = found.winner || found.nearest_critical;
+      for (const [role, persona] of [
+        ["Nearest of the critics", found.nearest_critical],
+        ["Runner-up for this user", found.runner_up],
+        ["Best match for this user", found.winner],
+      ]) {
+        if (persona) roles[persona.persona_id] = role;
+      }
+      showGroups();
       replace(
         fit,
-        h("h2", {}, "How it fits"), h("p", { class: "facts" }, told(user, 40)),
-        compared ? h("div", { class: "closeness" }, comparison(found)) : h("p", { class: "soft" }, NO_PROFILE[found.fallback] ?? "There is nothing to compare."),
+        h("h2", {}, "How it fits"),
+        h("p", { class: "facts" }, told(user, 40)),
+        compared
+          ? h("div", { class: "closeness" }, comparison(found))
+          : h("p", { class: "soft" }, NO_PROFILE[found.fallback] ?? "There is nothing to compare."),
         liked.length ? h("p", { class: "soft" }, `With ${plural(liked.length, "item")} of your what-if.`) : null,
         h("div", { class: "row" }, links),
       );
     } catch (error) {
       if (api.isGone(error)) return;
-      replace(fit, h("h2", {}, "How it fits"), h("p", { class: "facts" }, told(user, 40)), h("p", { class: "soft" }, cut(error.message, 400)), h("div", { class: "row" }, links));
+      replace(
+        fit,
+        h("h2", {}, "How it fits"),
+        h("p", { class: "facts" }, told(user, 40)),
+        h("p", { class: "soft" }, cut(error.message, 400)),
+        h("div", { class: "row" }, links),
+      );
     }
   }
 
@@ -121,7 +187,11 @@ export function itemView(route, { signal, titles }) {
                   "li",
                   {},
                   h("a", { href: toItem(entry, { user, liked }) }, told(titleOf(entry), LIMITS.title)),
-                  h("span", { class: "soft" }, entry.persona_name ? ["shares ", told(entry.persona_name, LIMITS.name)] : null),
+                  h(
+                    "span",
+                    { class: "soft" },
+                    entry.persona_name ? ["shares ", told(entry.persona_name, LIMITS.name)] : null,
+                  ),
                   h("span", { class: "bar-number", title: "Cosine of their nearest personas" }, score(entry.score)),
                 ),
               ),

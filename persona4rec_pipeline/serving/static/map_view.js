@@ -40,26 +40,78 @@ export function mapView(route, { signal }) {
   let rows = ROWS;
   const read = new Map();
 
-  const paths = Object.fromEntries(Object.keys(POLARITIES).map((polarity) => [polarity, s("path", { class: `points ${polarity}` })]));
+  const paths = Object.fromEntries(
+    Object.keys(POLARITIES).map((polarity) => [polarity, s("path", { class: `points ${polarity}` })]),
+  );
   const behind = s("path", { class: "points behind" });
   const ring = s("circle", { class: "ring", r: 0 });
   const star = s("g", { class: "mine" });
-  const drawing = s("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "map-drawing", "aria-hidden": "true" }, Object.values(paths).reverse(), behind, star, ring);
-  const surface = h("div", { class: "map-surface", tabindex: "0", role: "application", "aria-roledescription": "map", "aria-label": "Map of personas. The arrow keys go from persona to persona, Enter opens the item.", "aria-describedby": "map-chosen" }, drawing);
+  const drawing = s(
+    "svg",
+    { viewBox: `0 0 ${WIDTH} ${height}`, class: "map-drawing", "aria-hidden": "true" },
+    Object.values(paths).reverse(),
+    behind,
+    star,
+    ring,
+  );
+  const surface = h(
+    "div",
+    {
+      class: "map-surface",
+      tabindex: "0",
+      role: "application",
+      "aria-roledescription": "map",
+      "aria-label": "Map of personas. The arrow keys go from persona to persona, Enter opens the item.",
+      "aria-describedby": "map-chosen",
+    },
+    drawing,
+  );
   const info = h("div", { class: "map-info", id: "map-chosen" });
   const legend = h("fieldset", { class: "legend" }, h("legend", { class: "unseen" }, "Show"));
   const lead = h("p", { class: "lead" });
   const table = h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Personas of the map" });
-  const filter = h("input", { id: "table-filter", type: "text", autocomplete: "off", spellcheck: "false", placeholder: "Persona or item", on: { input: () => { rows = ROWS; showTable(); } } });
+  const filter = h("input", {
+    id: "table-filter",
+    type: "text",
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: "Persona or item",
+    on: {
+      input: () => {
+        rows = ROWS;
+        showTable();
+      },
+    },
+  });
   const more = h("div", { class: "under" });
-  const zoomButton = (sign, name, act) => h("button", { type: "button", class: "button square", "aria-label": name, on: { click: act } }, h("span", { "aria-hidden": "true" }, sign));
+  const zoomButton = (sign, name, act) =>
+    h(
+      "button",
+      { type: "button", class: "button square", "aria-label": name, on: { click: act } },
+      h("span", { "aria-hidden": "true" }, sign),
+    );
   const body = h(
     "div",
     {},
     h(
       "div",
       { class: "map-frame" },
-      h("div", { class: "map-tools" }, legend, h("div", { class: "row tight" }, zoomButton("+", "Zoom in", () => zoomBy(1)), zoomButton("−", "Zoom out", () => zoomBy(-1)), zoomButton("⟲", "Show all", () => { zoom = 0; centre = { x: WIDTH / 2, y: height / 2 }; draw(); }))),
+      h(
+        "div",
+        { class: "map-tools" },
+        legend,
+        h(
+          "div",
+          { class: "row tight" },
+          zoomButton("+", "Zoom in", () => zoomBy(1)),
+          zoomButton("−", "Zoom out", () => zoomBy(-1)),
+          zoomButton("⟲", "Show all", () => {
+            zoom = 0;
+            centre = { x: WIDTH / 2, y: height / 2 };
+            draw();
+          }),
+        ),
+      ),
       h("div", { class: "map-halves" }, surface, info),
     ),
     h(
@@ -75,7 +127,15 @@ export function mapView(route, { signal }) {
   const element = h(
     "div",
     { class: "map-view" },
-    h("header", { class: "view-head" }, user ? h("p", { class: "eyebrow" }, h("a", { href: toUser(user) }, "← Back to ", told(user, 40))) : h("p", { class: "eyebrow" }, "All items"), h("h1", {}, "A map of personas"), lead),
+    h(
+      "header",
+      { class: "view-head" },
+      user
+        ? h("p", { class: "eyebrow" }, h("a", { href: toUser(user) }, "← Back to ", told(user, 40)))
+        : h("p", { class: "eyebrow" }, "All items"),
+      h("h1", {}, "A map of personas"),
+      lead,
+    ),
     h("div", { class: "map-waiting skeleton block" }),
   );
 
@@ -97,7 +157,16 @@ export function mapView(route, { signal }) {
       announce(`${plural(points.length, "persona")} on the map.`);
     } catch (error) {
       if (api.isGone(error)) return;
-      element.lastElementChild.replaceWith(h("div", {}, failure(error, () => { element.lastElementChild.replaceWith(h("div", { class: "map-waiting skeleton block" })); load(); })));
+      element.lastElementChild.replaceWith(
+        h(
+          "div",
+          {},
+          failure(error, () => {
+            element.lastElementChild.replaceWith(h("div", { class: "map-waiting skeleton block" }));
+            load();
+          }),
+        ),
+      );
     }
   }
 
@@ -109,8 +178,15 @@ export function mapView(route, { signal }) {
     const ys = all.map((point) => point.y);
     const [left, right, low, high] = [least(xs), most(xs), least(ys), most(ys)];
     const scale = Math.min((WIDTH - 2 * MARGIN) / (right - left || 1), (height - 2 * MARGIN) / (high - low || 1));
-    const put = (point) => ({ ...point, px: WIDTH / 2 + (point.x - (left + right) / 2) * scale, py: height / 2 - (point.y - (low + high) / 2) * scale });
-    points = found.points.map((point) => ({ ...put(point), behind: winners.has(JSON.stringify([point.catalog, point.item_id, point.persona_id])) }));
+    const put = (point) => ({
+      ...point,
+      px: WIDTH / 2 + (point.x - (left + right) / 2) * scale,
+      py: height / 2 - (point.y - (low + high) / 2) * scale,
+    });
+    points = found.points.map((point) => ({
+      ...put(point),
+      behind: winners.has(JSON.stringify([point.catalog, point.item_id, point.persona_id])),
+    }));
     mine = mine && put(mine);
   }
 
@@ -131,7 +207,13 @@ export function mapView(route, { signal }) {
       const own = hidden.has(polarity) ? [] : points.filter((point) => point.polarity === polarity);
       path.setAttribute("d", own.map((point) => SHAPES[polarity](...at(point).map(round), round(radius))).join(""));
     }
-    behind.setAttribute("d", visible().filter((point) => point.behind).map((point) => SHAPES.appreciative(...at(point).map(round), round(radius * 1.9))).join(""));
+    behind.setAttribute(
+      "d",
+      visible()
+        .filter((point) => point.behind)
+        .map((point) => SHAPES.appreciative(...at(point).map(round), round(radius * 1.9)))
+        .join(""),
+    );
     star.replaceChildren();
     if (mine) {
       const [x, y] = at(mine).map(round);
@@ -140,7 +222,16 @@ export function mapView(route, { signal }) {
       const isLeft = x + (17 + name.length * 9) * unit > WIDTH;
       star.append(
         s("path", { class: "star", d: starPath(x, y, 13 * unit) }),
-        s("text", { x: round(x + (isLeft ? -17 : 17) * unit), y: round(y + 5 * unit), "font-size": round(14 * unit), "text-anchor": isLeft ? "end" : "start" }, name),
+        s(
+          "text",
+          {
+            x: round(x + (isLeft ? -17 : 17) * unit),
+            y: round(y + 5 * unit),
+            "font-size": round(14 * unit),
+            "text-anchor": isLeft ? "end" : "start",
+          },
+          name,
+        ),
       );
     }
     mark();
@@ -164,16 +255,28 @@ export function mapView(route, { signal }) {
     if (!point) return;
     showChosen(point);
     tellMore(point);
-    if (isSaid) announce(`${cut(point.name, 100)}, ${POLARITIES[point.polarity]?.name ?? ""}, of ${cut(titleOf(point), 100)}`);
+    if (isSaid)
+      announce(`${cut(point.name, 100)}, ${POLARITIES[point.polarity]?.name ?? ""}, of ${cut(titleOf(point), 100)}`);
   }
 
   function showChosen(point, persona) {
     const quotes = persona?.quotes ?? [];
     replace(
       info,
-      h("p", { class: "facts" }, sign(point.polarity), POLARITIES[point.polarity]?.name ?? cut(point.polarity, 40), point.behind ? " · behind their list" : ""),
+      h(
+        "p",
+        { class: "facts" },
+        sign(point.polarity),
+        POLARITIES[point.polarity]?.name ?? cut(point.polarity, 40),
+        point.behind ? " · behind their list" : "",
+      ),
       h("h2", {}, told(point.name, LIMITS.name)),
-      h("p", {}, h("span", { class: "soft" }, "of "), h("a", { href: toItem(point, { user }) }, told(titleOf(point), LIMITS.title))),
+      h(
+        "p",
+        {},
+        h("span", { class: "soft" }, "of "),
+        h("a", { href: toItem(point, { user }) }, told(titleOf(point), LIMITS.title)),
+      ),
       persona ? h("p", { class: "reason", dir: "auto" }, cut(withoutQuotes(persona.why, quotes), 300)) : null,
       quotations(quotes.slice(0, 1)),
     );
@@ -196,11 +299,30 @@ export function mapView(route, { signal }) {
   function showHint(answers) {
     replace(
       info,
-      h("p", { class: "soft" }, matchMedia("(hover: none)").matches ? "Touch a persona to see it; touch it again to open its item." : "Point at a persona, or walk from one to the next with the arrow keys."),
+      h(
+        "p",
+        { class: "soft" },
+        matchMedia("(hover: none)").matches
+          ? "Touch a persona to see it; touch it again to open its item."
+          : "Point at a persona, or walk from one to the next with the arrow keys.",
+      ),
       answers.length
         ? [
             h("h2", {}, "Behind their list"),
-            h("ol", { class: "alike" }, answers.slice(0, 5).map((entry) => h("li", {}, h("a", { href: toItem(entry, { user }) }, told(titleOf(entry), LIMITS.title)), h("span", { class: "soft" }, told(entry.persona_name, LIMITS.name))))),
+            h(
+              "ol",
+              { class: "alike" },
+              answers
+                .slice(0, 5)
+                .map((entry) =>
+                  h(
+                    "li",
+                    {},
+                    h("a", { href: toItem(entry, { user }) }, told(titleOf(entry), LIMITS.title)),
+                    h("span", { class: "soft" }, told(entry.persona_name, LIMITS.name)),
+                  ),
+                ),
+            ),
           ]
         : null,
     );
@@ -208,7 +330,10 @@ export function mapView(route, { signal }) {
 
   function nearest(event) {
     const box = surface.getBoundingClientRect();
-    const [x, y] = [(event.clientX - box.left) * (WIDTH / box.width), (event.clientY - box.top) * (height / box.height)];
+    const [x, y] = [
+      (event.clientX - box.left) * (WIDTH / box.width),
+      (event.clientY - box.top) * (height / box.height),
+    ];
     let best = null;
     let least = (REACH * unit) ** 2;
     for (const point of visible()) {
@@ -224,7 +349,10 @@ export function mapView(route, { signal }) {
     if (!all.length) return;
     if (!chosen || hidden.has(chosen.polarity)) {
       const start = mine ?? { px: centre.x, py: centre.y };
-      choose(all.reduce((best, point) => (distance(point, start) < distance(best, start) ? point : best)), true);
+      choose(
+        all.reduce((best, point) => (distance(point, start) < distance(best, start) ? point : best)),
+        true,
+      );
       return;
     }
     let best = null;
@@ -309,21 +437,57 @@ export function mapView(route, { signal }) {
         return h(
           "label",
           { class: "legend-entry" },
-          h("input", { type: "checkbox", checked: true, on: { change: (event) => { hidden = new Set(hidden); if (event.target.checked) hidden.delete(polarity); else hidden.add(polarity); draw(); showTable(); } } }),
+          h("input", {
+            type: "checkbox",
+            checked: true,
+            on: {
+              change: (event) => {
+                hidden = new Set(hidden);
+                if (event.target.checked) hidden.delete(polarity);
+                else hidden.add(polarity);
+                draw();
+                showTable();
+              },
+            },
+          }),
           sign(polarity),
           `${name} `,
           h("span", { class: "count" }, count.toLocaleString("en")),
         );
       }),
-      mine ? h("span", { class: "legend-entry" }, s("svg", { viewBox: "0 0 16 16", class: "sign star", "aria-hidden": "true" }, s("path", { d: starPath(8, 8, 8) })), "This user") : null,
-      points.some((point) => point.behind) ? h("span", { class: "legend-entry" }, s("svg", { viewBox: "0 0 16 16", class: "sign behind", "aria-hidden": "true" }, s("circle", { cx: 8, cy: 8, r: 6 })), "Behind their list") : null,
+      mine
+        ? h(
+            "span",
+            { class: "legend-entry" },
+            s(
+              "svg",
+              { viewBox: "0 0 16 16", class: "sign star", "aria-hidden": "true" },
+              s("path", { d: starPath(8, 8, 8) }),
+            ),
+            "This user",
+          )
+        : null,
+      points.some((point) => point.behind)
+        ? h(
+            "span",
+            { class: "legend-entry" },
+            s(
+              "svg",
+              { viewBox: "0 0 16 16", class: "sign behind", "aria-hidden": "true" },
+              s("circle", { cx: 8, cy: 8, r: 6 }),
+            ),
+            "Behind their list",
+          )
+        : null,
     );
   }
 
   function showLead(found) {
     replace(
       lead,
-      points.length < found.total ? `${points.length.toLocaleString("en")} of ${plural(found.total, "persona")}, evenly taken. ` : "",
+      points.length < found.total
+        ? `${points.length.toLocaleString("en")} of ${plural(found.total, "persona")}, evenly taken. `
+        : "",
       "Personas that say similar things lie near each other, whatever their item. The two directions have no meaning of their own: they are those in which the personas differ most.",
       user && !mine ? " This user has no profile, and so no place here." : "",
       user ? [" ", h("a", { href: toMap() }, "Without the user"), "."] : "",
@@ -332,7 +496,9 @@ export function mapView(route, { signal }) {
 
   function showTable() {
     const words = filter.value.trim().toLowerCase();
-    const found = visible().filter((point) => !words || `${point.name}\n${titleOf(point)}`.toLowerCase().includes(words));
+    const found = visible().filter(
+      (point) => !words || `${point.name}\n${titleOf(point)}`.toLowerCase().includes(words),
+    );
     // The nearest to the user come first, where there is one.
     if (mine) found.sort((one, other) => distance(one, mine) - distance(other, mine));
     replace(
@@ -340,21 +506,67 @@ export function mapView(route, { signal }) {
       h(
         "table",
         {},
-        h("caption", { class: "unseen" }, mine ? "Personas, the nearest to this user on the map first" : "Personas of the map"),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Persona"), h("th", { scope: "col" }, "Says"), h("th", { scope: "col" }, "Item"))),
+        h(
+          "caption",
+          { class: "unseen" },
+          mine ? "Personas, the nearest to this user on the map first" : "Personas of the map",
+        ),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "Persona"),
+            h("th", { scope: "col" }, "Says"),
+            h("th", { scope: "col" }, "Item"),
+          ),
+        ),
         h(
           "tbody",
           {},
-          found.slice(0, rows).map((point) =>
-            h("tr", {}, h("th", { scope: "row" }, told(point.name, LIMITS.name)), h("td", { class: "says" }, sign(point.polarity), POLARITIES[point.polarity]?.name ?? cut(point.polarity, 40)), h("td", {}, h("a", { href: toItem(point, { user }) }, told(titleOf(point), LIMITS.title)))),
-          ),
+          found
+            .slice(0, rows)
+            .map((point) =>
+              h(
+                "tr",
+                {},
+                h("th", { scope: "row" }, told(point.name, LIMITS.name)),
+                h(
+                  "td",
+                  { class: "says" },
+                  sign(point.polarity),
+                  POLARITIES[point.polarity]?.name ?? cut(point.polarity, 40),
+                ),
+                h("td", {}, h("a", { href: toItem(point, { user }) }, told(titleOf(point), LIMITS.title))),
+              ),
+            ),
         ),
       ),
     );
     replace(
       more,
-      h("p", { class: "soft", role: "status" }, found.length ? `${Math.min(rows, found.length)} of ${plural(found.length, "persona")}` : "No persona fits."),
-      found.length > rows ? h("button", { type: "button", class: "button", on: { click: () => { rows += ROWS * 4; showTable(); } } }, "Show more") : null,
+      h(
+        "p",
+        { class: "soft", role: "status" },
+        found.length ? `${Math.min(rows, found.length)} of ${plural(found.length, "persona")}` : "No persona fits.",
+      ),
+      found.length > rows
+        ? h(
+            "button",
+            {
+              type: "button",
+              class: "button",
+              on: {
+                click: () => {
+                  rows += ROWS * 4;
+                  showTable();
+                },
+              },
+            },
+            "Show more",
+          )
+        : null,
     );
   }
 
@@ -371,11 +583,24 @@ export function miniature(points) {
   const ys = points.map((point) => point.y);
   const [left, right, low, high] = [least(xs), most(xs), least(ys), most(ys)];
   const scale = 360 / Math.max(right - left, high - low, 1e-9);
-  const at = (point) => [round(200 + (point.x - (left + right) / 2) * scale), round(200 - (point.y - (low + high) / 2) * scale)];
+  const at = (point) => [
+    round(200 + (point.x - (left + right) / 2) * scale),
+    round(200 - (point.y - (low + high) / 2) * scale),
+  ];
   return s(
     "svg",
     { viewBox: "0 0 400 400", class: "miniature", "aria-hidden": "true" },
-    Object.keys(SHAPES).reverse().map((polarity) => s("path", { class: `points ${polarity}`, d: points.filter((point) => point.polarity === polarity).map((point) => SHAPES[polarity](...at(point), 4.2)).join("") })),
+    Object.keys(SHAPES)
+      .reverse()
+      .map((polarity) =>
+        s("path", {
+          class: `points ${polarity}`,
+          d: points
+            .filter((point) => point.polarity === polarity)
+            .map((point) => SHAPES[polarity](...at(point), 4.2))
+            .join(""),
+        }),
+      ),
   );
 }
 

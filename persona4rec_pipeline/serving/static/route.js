@@ -49,7 +49,7 @@ function readItem(text) {
 }
 
 /** An item in a parameter. */
-export const writeItem = (item) => (item.catalog ? `${part(item.catalog)}/${part(item.item_id)}` : part(item.item_id));
+const writeItem = (item) => (item.catalog ? `${part(item.catalog)}/${part(item.item_id)}` : part(item.item_id));
 
 function query(parameters) {
   const pairs = new URLSearchParams();

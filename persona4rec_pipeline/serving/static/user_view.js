@@ -17,14 +17,17 @@ const COMPARISONS_AT_A_TIME = 4;
 const BASELINE_K = 50;
 
 const FALLBACKS = {
-  unknown_user: "The index does not know this user, so there is no profile to match. These are the items that most people liked.",
-  no_positive_history: "This user has a history, but nothing in it that they liked, so there is no profile to match. These are the items that most people liked.",
+  unknown_user:
+    "The index does not know this user, so there is no profile to match. These are the items that most people liked.",
+  no_positive_history:
+    "This user has a history, but nothing in it that they liked, so there is no profile to match. These are the items that most people liked.",
   no_profile: "There is no profile to match. These are the items that most people liked.",
   session: "The index does not know this user. The list follows the items that you added, and nothing else.",
 };
 const KEPT = {
   unknown_user: "The index does not know this user, so the candidates stay in their own order.",
-  no_positive_history: "This user has nothing in the history that they liked, so the candidates stay in their own order.",
+  no_positive_history:
+    "This user has nothing in the history that they liked, so the candidates stay in their own order.",
   no_profile: "There is no profile, so the candidates stay in their own order.",
   session: "The index does not know this user. The order follows the items that you added.",
 };
@@ -35,11 +38,18 @@ export function userView(route, { signal, titles, catalogs }) {
   let k = FIRST_K;
   let popular = null;
   let round = 0;
+  // Which of the items added takes over the focus of one that was taken away.
+  let refocus = null;
   const explained = new Map();
   const userId = route.id;
   const known = (item) => titles.get(key(item)) ?? item.title ?? item.item_id;
 
-  const history = h("div", { class: "history" }, h("p", { class: "skeleton line wide" }), h("p", { class: "skeleton line" }));
+  const history = h(
+    "div",
+    { class: "history" },
+    h("p", { class: "skeleton line wide" }),
+    h("p", { class: "skeleton line" }),
+  );
   const chips = h("ul", { class: "chips", "aria-label": "Items added" });
   const effect = h("p", { class: "effect" });
   const picker = combobox({
@@ -47,7 +57,11 @@ export function userView(route, { signal, titles, catalogs }) {
     label: "What if they also liked …",
     placeholder: "Title of an item",
     suggest: async (text, of) =>
-      (await api.items(text, 8, { signal: of })).map((item) => ({ label: titleOf(item), note: item.catalog, value: item })),
+      (await api.items(text, 8, { signal: of })).map((item) => ({
+        label: titleOf(item),
+        note: item.catalog,
+        value: item,
+      })),
     choose: add,
     nothing: "No item has this in its title.",
   });
@@ -138,9 +152,8 @@ export function userView(route, { signal, titles, catalogs }) {
   }
 
   function remove(item, number) {
+    refocus = number;
     move({ liked: shown.liked.filter((one) => key(one) !== key(item)) });
-    const left = chips.querySelectorAll("button");
-    (left[Math.min(number, left.length - 1)] ?? picker.field).focus();
   }
 
   function showFrame() {
@@ -161,11 +174,21 @@ export function userView(route, { signal, titles, catalogs }) {
           "li",
           { class: "chip" },
           told(known(item), LIMITS.title),
-          h("button", { type: "button", on: { click: () => remove(item, number) } }, h("span", { "aria-hidden": "true" }, "×"), h("span", { class: "unseen" }, "Remove ", cut(known(item), LIMITS.title))),
+          h(
+            "button",
+            { type: "button", on: { click: () => remove(item, number) } },
+            h("span", { "aria-hidden": "true" }, "×"),
+            h("span", { class: "unseen" }, "Remove ", cut(known(item), LIMITS.title)),
+          ),
         ),
       ),
     );
     chips.hidden = !shown.liked.length;
+    if (refocus !== null) {
+      const left = chips.querySelectorAll("button");
+      (left[Math.min(refocus, left.length - 1)] ?? picker.field).focus();
+      refocus = null;
+    }
     blend.root.hidden = shown.mode !== "reorder";
     if (!shown.liked.length) replace(effect, "Add an item, and see how the list would change.");
   }
@@ -189,11 +212,24 @@ export function userView(route, { signal, titles, catalogs }) {
     try {
       const answer = await api.history(userId, { signal });
       const past = answer.history ?? [];
-      replace(history, past.length ? timeline(past) : h("p", { class: "soft" }, answer.fallback === "unknown_user" ? "Nothing is known of this user." : "Nothing that counts towards a profile."));
+      replace(
+        history,
+        past.length
+          ? timeline(past)
+          : h(
+              "p",
+              { class: "soft" },
+              answer.fallback === "unknown_user"
+                ? "Nothing is known of this user."
+                : "Nothing that counts towards a profile.",
+            ),
+      );
       replace(
         facts,
         past.length ? `${plural(past.length, "liked item")} · ` : null,
-        past.length ? h("a", { href: toMap(userId) }, "where they stand on the persona map") : "no liked item in the index",
+        past.length
+          ? h("a", { href: toMap(userId) }, "where they stand on the persona map")
+          : "no liked item in the index",
       );
     } catch (error) {
       if (api.isGone(error)) return;
@@ -207,13 +243,22 @@ export function userView(route, { signal, titles, catalogs }) {
       h(
         "li",
         {},
-        entry.title ? h("a", { href: toItem(entry, { user: userId, liked: shown.liked }) }, told(entry.title, LIMITS.title)) : h("span", {}, told(entry.item_id, LIMITS.id), h("span", { class: "soft" }, ", no longer in the catalogue")),
+        entry.title
+          ? h("a", { href: toItem(entry, { user: userId, liked: shown.liked }) }, told(entry.title, LIMITS.title))
+          : h("span", {}, told(entry.item_id, LIMITS.id), h("span", { class: "soft" }, ", no longer in the catalogue")),
         day(entry.at) ? h("time", { datetime: entry.at }, day(entry.at)) : null,
       );
     const rest = past.slice(5);
     return [
       h("ol", { class: "timeline" }, past.slice(0, 5).map(one)),
-      rest.length ? h("details", { class: "more" }, h("summary", {}, `${plural(rest.length, "older one")}`), h("ol", { class: "timeline" }, rest.map(one))) : null,
+      rest.length
+        ? h(
+            "details",
+            { class: "more" },
+            h("summary", {}, `${plural(rest.length, "older one")}`),
+            h("ol", { class: "timeline" }, rest.map(one)),
+          )
+        : null,
     ];
   }
 
@@ -232,7 +277,10 @@ export function userView(route, { signal, titles, catalogs }) {
     } catch (error) {
       if (api.isGone(error) || current !== round) return;
       replace(list);
-      replace(banner, failure(error, () => showList()));
+      replace(
+        banner,
+        failure(error, () => showList()),
+      );
       replace(under);
     } finally {
       if (current === round) list.removeAttribute("aria-busy");
@@ -247,7 +295,9 @@ export function userView(route, { signal, titles, catalogs }) {
     ]);
     const places = new Map(baseline?.recommendations.map((entry, at) => [key(entry), at + 1]));
     const entries = answer.recommendations;
-    const gone = (baseline?.recommendations ?? []).slice(0, entries.length).filter((entry) => !entries.some((one) => key(one) === key(entry)));
+    const gone = (baseline?.recommendations ?? [])
+      .slice(0, entries.length)
+      .filter((entry) => !entries.some((one) => key(one) === key(entry)));
     return {
       answer,
       entries,
@@ -255,7 +305,10 @@ export function userView(route, { signal, titles, catalogs }) {
       before: (entry) => (baseline ? (places.get(key(entry)) ?? null) : undefined),
       fallbacks: FALLBACKS,
       heading: "Recommended",
-      lead: answer.fallback && answer.fallback !== "session" ? null : "Everything in the catalogue that they have not seen, the best match first.",
+      lead:
+        answer.fallback && answer.fallback !== "session"
+          ? null
+          : "Everything in the catalogue that they have not seen, the best match first.",
     };
   }
 
@@ -268,7 +321,12 @@ export function userView(route, { signal, titles, catalogs }) {
     const answer = candidates.length
       ? await api.rerank(userId, { candidates, weight: shown.weight, liked: shown.liked }, { signal })
       : { candidates: [], fallback: null, weight: null };
-    blend.show({ answer, weight: shown.weight, isPopular: !shown.candidates.length, links: { user: userId, liked: shown.liked } });
+    blend.show({
+      answer,
+      weight: shown.weight,
+      isPopular: !shown.candidates.length,
+      links: { user: userId, liked: shown.liked },
+    });
     return {
       answer,
       entries: answer.candidates,
@@ -282,11 +340,23 @@ export function userView(route, { signal, titles, catalogs }) {
 
   function draw(found, liked) {
     const { answer, entries } = found;
-    const tops = new Map([...list.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, one.getBoundingClientRect().top]));
+    const tops = new Map(
+      [...list.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, one.getBoundingClientRect().top]),
+    );
     const links = { user: userId, liked };
     replace(
       banner,
-      answer.fallback ? h("div", { class: "notice" }, h("p", {}, found.fallbacks[answer.fallback] ?? `There is no profile to match (${cut(answer.fallback, 60)}).`)) : null,
+      answer.fallback
+        ? h(
+            "div",
+            { class: "notice" },
+            h(
+              "p",
+              {},
+              found.fallbacks[answer.fallback] ?? `There is no profile to match (${cut(answer.fallback, 60)}).`,
+            ),
+          )
+        : null,
     );
     heading.textContent = found.heading;
     lead.textContent = found.lead ?? "";
@@ -308,9 +378,43 @@ export function userView(route, { signal, titles, catalogs }) {
     const more = shown.mode === "list" && entries.length === k && k < MAX_K;
     replace(
       under,
-      entries.length ? null : h("p", { class: "notice" }, shown.mode === "list" ? "There is nothing left to recommend: they have seen everything." : "There is no candidate to put in order."),
-      found.gone.length ? h("p", { class: "soft" }, "Left the list: ", found.gone.map((entry, at) => [at ? ", " : "", h("a", { href: toItem(entry, links) }, told(titleOf(entry), LIMITS.title))]), ".") : null,
-      more ? h("button", { type: "button", class: "button", on: { click: () => { k = Math.min(k * 2 + 5, MAX_K); showList({ still: true }); } } }, "Show more") : null,
+      entries.length
+        ? null
+        : h(
+            "p",
+            { class: "notice" },
+            shown.mode === "list"
+              ? "There is nothing left to recommend: they have seen everything."
+              : "There is no candidate to put in order.",
+          ),
+      found.gone.length
+        ? h(
+            "p",
+            { class: "soft" },
+            "Left the list: ",
+            found.gone.map((entry, at) => [
+              at ? ", " : "",
+              h("a", { href: toItem(entry, links) }, told(titleOf(entry), LIMITS.title)),
+            ]),
+            ".",
+          )
+        : null,
+      more
+        ? h(
+            "button",
+            {
+              type: "button",
+              class: "button",
+              on: {
+                click: () => {
+                  k = Math.min(k * 2 + 5, MAX_K);
+                  showList({ still: true });
+                },
+              },
+            },
+            "Show more",
+          )
+        : null,
     );
     say(found, liked);
   }
@@ -320,10 +424,18 @@ export function userView(route, { signal, titles, catalogs }) {
     const risen = moves.filter(([before, now]) => before && before > now).length;
     const fallen = moves.filter(([before, now]) => before && before < now).length;
     const fresh = moves.filter(([before]) => before === null).length;
-    const changes = [risen ? `${risen} risen` : null, fallen ? `${fallen} fallen` : null, fresh ? `${fresh} new` : null].filter(Boolean);
+    const changes = [
+      risen ? `${risen} risen` : null,
+      fallen ? `${fallen} fallen` : null,
+      fresh ? `${fresh} new` : null,
+    ].filter(Boolean);
     const words = changes.length ? changes.join(", ") : "no item changed its place";
     if (liked.length && shown.mode === "list") {
-      replace(effect, h("strong", {}, `${words[0].toUpperCase()}${words.slice(1)}.`), " Compared with the list without it.");
+      replace(
+        effect,
+        h("strong", {}, `${words[0].toUpperCase()}${words.slice(1)}.`),
+        " Compared with the list without it.",
+      );
     } else if (liked.length) {
       replace(effect, "Counts in the order of the candidates, too.");
     }
@@ -337,7 +449,11 @@ export function userView(route, { signal, titles, catalogs }) {
       const before = tops.get(one.dataset.key);
       const shift = before === undefined ? 0 : before - one.getBoundingClientRect().top;
       if (before === undefined) one.animate([{ opacity: 0 }, { opacity: 1 }], { duration: 400, easing: "ease-out" });
-      else if (Math.abs(shift) > 1 && Math.abs(shift) < 4000) one.animate([{ transform: `translateY(${shift}px)` }, { transform: "none" }], { duration: 450, easing: "cubic-bezier(.2,.7,.2,1)" });
+      else if (Math.abs(shift) > 1 && Math.abs(shift) < 4000)
+        one.animate([{ transform: `translateY(${shift}px)` }, { transform: "none" }], {
+          duration: 450,
+          easing: "cubic-bezier(.2,.7,.2,1)",
+        });
     }
   }
 
