@@ -1,0 +1,443 @@
+"""Scores as `scoring` has them, fast enough to serve: a request's candidates, and the exact best of a whole catalogue.
+
+Belongs here: what serving asks of arrays, with its checks and its threads. Does not belong here: ids, files, texts; the
+definition of profile and score (`scoring`, whose results these equal up to the rounding of float32); the loops themselves
+(`compiled`). Arrays are those of `scoring`; a profile is float32 (d,), or (t, d) for t tastes of one user, of which the best
+counts.
+
+Starting. Importing this module is cheap. The first call imports numba, about a second, and on the first start on a machine
+compiles the loops, some seconds more; `warm_up` does both ahead of the first request. There is no other way to the same result
+that would be taken instead.
+
+How the best of a whole catalogue are found. Beside the float16 vector v of a persona the index has a copy of one byte per
+number, `quantise`: codes c and a scale s with v = s c + e, and the length |e| of what the rounding lost. A scan reads the codes
+alone. The profile p is rounded likewise to 16 bits, p = r q + f. Since p·v = r s q·c + s f·c + p·e, Cauchy and Schwarz give
+
+    |p·v - r s q·c|  <=  |p| |e|  +  |f| s |c|     with  |c| <= 127 sqrt(d),
+
+and the rounding of float32, here and in the exact score, adds at most (d + 16) 2^-23 |p| |v|, |v| <= 127 s sqrt(d). This is a
+bound, not an estimate: no assumption is made about lengths or distribution of the vectors. So each item has a lower and an upper
+bound of its score. An item whose upper bound is below the k-th best lower bound cannot be among the best k; all others are scored
+from the float16 vectors. For vectors of unit length with d = 384 the margin is about 0.007, and some two or three times k items are
+scored again. Where very many items lie that near to each other (copies of one text, a zero profile), the scan gives up and every
+item is scored from the float16 vectors, at twice the price.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from persona4rec_pipeline.index import scoring
+
+# Rows that are quantised at a time.
+QUANTISED_ROWS = 4096
+LARGEST_CODE, LARGEST_QUERY = 127, 32767
+# The memory of one machine is busy with fewer threads than it has cores.
+MOST_THREADS = 8
+# Comparisons of a persona and a profile that are worth a thread of their own.
+PIECE = 16_384
+# Pieces per thread, so that a thread that was held up does not hold up all.
+PIECES_PER_THREAD = 4
+# Users whose notes are kept at the same time.
+USERS_AT_ONCE = 64
+# Items noted per user and piece, per item wanted and at least, before a scan gives up.
+NOTED_PER_ITEM, NOTED_AT_LEAST = 16, 4096
+# With fewer items than this per item wanted, and for catalogues of fewer personas, a scan of codes saves nothing.
+ITEMS_PER_WANTED, SCANNED_PERSONAS = 8, 4096
+
+
+@dataclass(frozen=True)
+class Top:
+    """The best items, best first, equal scores by row: rows int64 (m,), scores float32 (m,), winners int64 (m,)."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    winners: np.ndarray
+
+
+def warm_up() -> None:
+    """Import and, where that was not done on this machine before, compile what the first call would otherwise wait for."""
+    _compiled()
+
+
+def default_threads() -> int:
+    """Threads of a scan where nobody says: the cores this process may use, at most MOST_THREADS."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)
+
+
+def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """codes int8 (n, d), scales float32 (n,) and errors float32 (n,) of float16 vectors (n, d).
+
+    vectors = codes * scales + what was lost; errors are lengths of what was lost, rounded up, so that they may serve as bounds.
+    The scale is a row's largest magnitude / 127; a zero row has scale, codes and error 0. Raises ValueError for vectors that are
+    not finite.
+    """
+    codes = np.empty(vectors.shape, np.int8)
+    scales, errors = np.empty(len(vectors), np.float32), np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), QUANTISED_ROWS):
+        part = slice(start, start + QUANTISED_ROWS)
+        exact = vectors[part].astype(np.float64)
+        if not np.isfinite(exact).all():
+            raise ValueError("Vectors with infinite or undefined numbers cannot be compared.")
+        scale = (np.abs(exact).max(axis=1, initial=0.0) / LARGEST_CODE).astype(np.float32)
+        steps = scale.astype(np.float64)[:, None]
+        rounded = np.rint(np.divide(exact, steps, out=np.zeros_like(exact), where=steps > 0))
+        codes[part] = np.clip(rounded, -LARGEST_CODE, LARGEST_CODE)
+        scales[part] = scale
+        lost = np.linalg.norm(exact - codes[part] * steps, axis=1)
+        errors[part] = np.nextafter(
+            lost.astype(np.float32), np.float32(np.inf), where=lost > 0, out=np.zeros_like(scale)
+        )
+    return codes, scales, errors
+
+
+def user_profile(
+    vectors: np.ndarray, decay: float, days: np.ndarray | None = None, half_life_days: float | None = None
+) -> np.ndarray:
+    """`scoring.user_profile`, float32 (d,), of vectors float32 or float16 (l, d), most recent first."""
+    if not len(vectors):
+        raise ValueError("A profile needs at least one interaction.")
+    weights = scoring.history_weights(np.array([0, len(vectors)]), decay, days, half_life_days)
+    total = weights.astype(np.float32) @ np.asarray(vectors, np.float32)
+    norm = math.sqrt(float(total @ total))
+    return total / np.float32(norm) if norm > 0 else total
+
+
+def score_candidates(
+    profile: np.ndarray, rows: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`scoring.score_candidates` for float16 vectors, for one profile (d,) or the best of several (t, d)."""
+    profiles = _checked_profiles(profile, vectors.shape[1])
+    rows = np.ascontiguousarray(rows, np.int64)
+    scores, winners = np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
+    if len(rows) and not (rows.min() >= -1 and rows.max() < len(offsets) - 1):
+        raise ValueError(f"Item rows are -1 to {len(offsets) - 2}, these are {rows.min()} to {rows.max()}.")
+    _compiled().score_candidates(profiles, rows, _half(vectors), offsets, polarity, scores, winners)
+    return scores, winners
+
+
+class Scan:
+    """The best items of one catalogue, exactly; read-only, and safe to share between threads.
+
+    vectors float16 (n, d), offsets int64 (items + 1,), polarity int8 (n,) as in `scoring`; codes int8 (n, d), scales and errors
+    float32 (n,) of `quantise`, without which every item is compared exactly: fine for small catalogues, twice the price for
+    large ones. threads: how many work on one call, and on all calls of this process with the same number together; default
+    `default_threads()`; 1: the caller's own.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        offsets: np.ndarray,
+        polarity: np.ndarray,
+        codes: np.ndarray | None = None,
+        scales: np.ndarray | None = None,
+        errors: np.ndarray | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.items, self.dimension = len(offsets) - 1, vectors.shape[1]
+        self.threads = default_threads() if threads is None else threads
+        if self.threads < 1:
+            raise ValueError(f"A scan takes at least one thread, not {threads}.")
+        self._vectors = _half(vectors)
+        self._offsets = np.ascontiguousarray(offsets, np.int64)
+        self._polarity = np.ascontiguousarray(polarity, np.int8)
+        self._codes = self._scales = self._errors = None
+        if codes is not None and scales is not None and errors is not None:
+            if not (codes.shape == vectors.shape and len(scales) == len(errors) == len(vectors)):
+                raise ValueError(
+                    f"The codes, of shape {codes.shape}, are not those of vectors of shape {vectors.shape}."
+                )
+            self._codes = np.ascontiguousarray(codes, np.int8)
+            self._scales = np.ascontiguousarray(scales, np.float32)
+            self._errors = np.ascontiguousarray(errors, np.float32)
+        if len(self._polarity) != len(vectors) or self._offsets[-1] != len(vectors):
+            raise ValueError("Vectors, offsets and polarity do not fit each other.")
+
+    def top(self, profile: np.ndarray, k: int, barred: np.ndarray | None = None) -> Top:
+        """The k best items for one user, profile (d,) or tastes (t, d); fewer where there are no more.
+
+        barred: bool (items,), items that do not count, as if they were not there. Items without appreciative or mixed persona
+        are never among the best. Raises ValueError when an argument has another shape, or a profile is not finite.
+        """
+        return top_of([self], profile, k, barred)
+
+    def top_many(self, profiles: np.ndarray, k: int, barred: np.ndarray | None = None) -> list[Top]:
+        """`top` of every profile, (n, d) or (n, t, d), in one pass; barred: (items,) for all of them or (n, items)."""
+        return top_many_of([self], profiles, k, barred)
+
+
+def top_of(scans: Sequence[Scan], profile: np.ndarray, k: int, barred: np.ndarray | None = None) -> Top:
+    """`Scan.top` over several catalogues together: items are numbered through them in the order given.
+
+    winners are vector rows within the winning item's own catalogue. The threads are those of the first scan.
+    """
+    profile = np.asarray(profile, np.float32)
+    return top_many_of(scans, profile[None], k, None if barred is None else np.asarray(barred)[None])[0]
+
+
+def top_many_of(scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.ndarray | None = None) -> list[Top]:
+    """`Scan.top_many` over several catalogues together, as `top_of`."""
+    items = sum(scan.items for scan in scans)
+    profiles = np.ascontiguousarray(profiles, np.float32)
+    if profiles.ndim == 2:
+        profiles = profiles[:, None]
+    if profiles.ndim != 3 or any(scan.dimension != profiles.shape[2] for scan in scans) or not profiles.shape[1]:
+        raise ValueError(f"Profiles have the dimension of the vectors, these have shape {profiles.shape}.")
+    if not np.isfinite(profiles).all():
+        raise ValueError("A profile is made of finite numbers.")
+    if barred is None:
+        barred = np.zeros((1, items), bool)
+    barred = np.ascontiguousarray(np.atleast_2d(barred), bool)
+    if barred.shape not in {(1, items), (len(profiles), items)}:
+        raise ValueError(f"There are {items} items and {len(profiles)} profiles, but barred has shape {barred.shape}.")
+    k = max(min(k, items), 0)
+    found: list[Top] = []
+    for start in range(0, len(profiles), USERS_AT_ONCE):
+        part = slice(start, start + USERS_AT_ONCE)
+        search = _Search(scans, profiles[part], k, barred if len(barred) == 1 else barred[part])
+        found.extend(search.run())
+    return found
+
+
+class _Heaps:
+    """The best of some users so far: worst first (a heap), as `compiled._push` keeps them."""
+
+    def __init__(self, users: int, k: int) -> None:
+        self.scores = np.empty((users, k), np.float32)
+        self.items, self.winners = np.empty((users, k), np.int64), np.empty((users, k), np.int64)
+        self.counts = np.zeros(users, np.int64)
+
+
+class _Notes:
+    """What one piece of a scan found out about its items; see `compiled.scan`."""
+
+    def __init__(self, users: int, k: int) -> None:
+        room = max(NOTED_AT_LEAST, NOTED_PER_ITEM * k)
+        self.bounds, self.bound_counts = np.empty((users, k), np.float32), np.zeros(users, np.int64)
+        self.candidates, self.uppers = np.empty((users, room), np.int64), np.empty((users, room), np.float32)
+        self.counts = np.zeros(users, np.int64)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Items start to stop of a scan; `number` is what to add to an item's row to have its number in all scans."""
+
+    scan: Scan
+    number: int
+    start: int
+    stop: int
+
+
+class _Search:
+    """One pass for some users, profiles (n, t, d)."""
+
+    def __init__(self, scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.ndarray) -> None:
+        self.compiled = _compiled()
+        self.users, self.tastes, dimension = profiles.shape
+        self.queries = profiles.reshape(-1, dimension)
+        self.k, self.scans = k, scans
+        self.threads = scans[0].threads if scans else 1
+        self.numbers = np.cumsum([0] + [scan.items for scan in scans]).tolist()
+        self.barred = [
+            np.ascontiguousarray(barred[:, first:last])
+            for first, last in zip(self.numbers, self.numbers[1:], strict=False)
+        ]
+
+    def run(self) -> list[Top]:
+        if not self.k:
+            return [Top(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))] * self.users
+        scanned: list[int] = []
+        exact: list[int] = []
+        for place, scan in enumerate(self.scans):
+            codes_help = scan._codes is not None and scan.items >= ITEMS_PER_WANTED * self.k
+            (scanned if codes_help and len(scan._vectors) >= SCANNED_PERSONAS else exact).append(place)
+        floors = np.full(self.users, -np.inf, np.float32)
+        tasks: list[Callable[[], tuple[_Piece, _Notes] | _Heaps]] = []
+        if scanned:
+            rounded, weights = rounded_queries(self.queries)
+            for piece in self._pieces(scanned):
+                tasks.append(functools.partial(self._scan, piece, rounded, weights, floors))
+        for piece in self._pieces(exact):
+            tasks.append(functools.partial(self._exact, piece, None))
+        done = self._in_parallel(tasks, self._work(scanned) + self._work(exact))
+        heaps = [part for part in done if isinstance(part, _Heaps)]
+        notes = [part for part in done if not isinstance(part, _Heaps)]
+        users = range(self.users)
+        gave_up = np.array([any(note.counts[user] < 0 for _, note in notes) for user in users], bool)
+        if gave_up.any():
+            who = np.flatnonzero(gave_up)
+            tasks = [functools.partial(self._exact, piece, who) for piece in self._pieces(scanned)]
+            for part in self._in_parallel(tasks, self._work(scanned)):
+                heaps.append(part)
+        if scanned:
+            settled = _Heaps(self.users, self.k)
+            settling = [
+                functools.partial(self._settle, user, notes, floors, settled) for user in users if not gave_up[user]
+            ]
+            self._in_parallel(settling, PIECE * len(settling))
+            heaps.append(settled)
+        return [self._merged(user, heaps) for user in users]
+
+    def _pieces(self, places: Iterable[int]) -> list[_Piece]:
+        pieces = []
+        for place in places:
+            scan = self.scans[place]
+            work = len(scan._vectors) * len(self.queries)
+            count = max(1, min(self.threads * PIECES_PER_THREAD, work // PIECE)) if self.threads > 1 else 1
+            # As many personas in each, not as many items.
+            ends = np.searchsorted(scan._offsets, np.linspace(0, len(scan._vectors), count + 1)[1:-1]).tolist()
+            for start, stop in zip([0, *ends], [*ends, scan.items], strict=True):
+                if stop > start:
+                    pieces.append(_Piece(scan, self.numbers[place], start, stop))
+        return pieces
+
+    def _work(self, places: Iterable[int]) -> int:
+        return sum(len(self.scans[place]._vectors) for place in places) * len(self.queries)
+
+    def _in_parallel(self, tasks: Sequence[Callable], work: int) -> list:
+        if self.threads == 1 or len(tasks) < 2 or work < 2 * PIECE:
+            return [task() for task in tasks]
+        pool = _pool(self.threads)
+        return [future.result() for future in [pool.submit(task) for task in tasks]]
+
+    def _scan(
+        self, piece: _Piece, rounded: np.ndarray, weights: np.ndarray, floors: np.ndarray
+    ) -> tuple[_Piece, _Notes]:
+        notes, scan = _Notes(self.users, self.k), piece.scan
+        self.compiled.scan(
+            rounded,
+            weights,
+            self.tastes,
+            scan._codes,
+            scan._scales,
+            scan._errors,
+            scan._offsets,
+            scan._polarity,
+            self.barred[self.scans.index(scan)],
+            piece.start,
+            piece.stop,
+            floors,
+            notes.bounds,
+            notes.bound_counts,
+            notes.candidates,
+            notes.uppers,
+            notes.counts,
+        )
+        return piece, notes
+
+    def _exact(self, piece: _Piece, who: np.ndarray | None) -> _Heaps:
+        heaps, scan = _Heaps(self.users, self.k), piece.scan
+        barred = self.barred[self.scans.index(scan)]
+        if who is not None:
+            others = np.ones(self.users, bool)
+            others[who] = False
+            barred = barred | others[:, None]
+        self.compiled.exact_top(
+            self.queries,
+            self.tastes,
+            scan._vectors,
+            scan._offsets,
+            scan._polarity,
+            barred,
+            piece.number,
+            piece.start,
+            piece.stop,
+            heaps.scores,
+            heaps.items,
+            heaps.winners,
+            heaps.counts,
+        )
+        return heaps
+
+    def _settle(self, user: int, notes: Sequence[tuple[_Piece, _Notes]], floors: np.ndarray, heaps: _Heaps) -> None:
+        bounds = np.concatenate([note.bounds[user, : note.bound_counts[user]] for _, note in notes])
+        floor = floors[user]
+        if len(bounds) >= self.k:
+            floor = max(floor, np.partition(bounds, len(bounds) - self.k)[len(bounds) - self.k])
+        uppers = np.concatenate([note.uppers[user, : note.counts[user]] for _, note in notes])
+        likely = np.partition(uppers, len(uppers) - self.k)[len(uppers) - self.k] if len(uppers) > self.k else -np.inf
+        queries = self.queries[user * self.tastes : (user + 1) * self.tastes]
+        for piece, note in notes:
+            count = note.counts[user]
+            self.compiled.settle(
+                queries,
+                piece.scan._vectors,
+                piece.scan._offsets,
+                piece.scan._polarity,
+                piece.number,
+                note.candidates[user, :count],
+                note.uppers[user, :count],
+                floor,
+                likely,
+                heaps.scores[user],
+                heaps.items[user],
+                heaps.winners[user],
+                heaps.counts[user : user + 1],
+            )
+
+    def _merged(self, user: int, heaps: Sequence[_Heaps]) -> Top:
+        parts = [(part, part.counts[user]) for part in heaps]
+        scores = np.concatenate([part.scores[user, :count] for part, count in parts])
+        items = np.concatenate([part.items[user, :count] for part, count in parts])
+        winners = np.concatenate([part.winners[user, :count] for part, count in parts])
+        order = np.lexsort((items, -scores))[: self.k]
+        return Top(items[order], scores[order], winners[order])
+
+
+def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries float32 (n, d) in 16 bits, int16 (n, d), and the weights float32 (n, 3) of `compiled.scan`, for the margin above."""
+    exact = queries.astype(np.float64)
+    steps = np.abs(exact).max(axis=1, keepdims=True) / LARGEST_QUERY
+    steps[steps == 0] = 1.0
+    rounded = np.rint(exact / steps).astype(np.int16)
+    steps = steps.astype(np.float32)
+    lost = np.linalg.norm(exact - rounded * steps.astype(np.float64), axis=1)
+    lengths = np.linalg.norm(exact, axis=1)
+    dimension = exact.shape[1]
+    rounding = (dimension + 16) * 2.0**-23 * lengths
+    by_scale = LARGEST_CODE * math.sqrt(dimension) * (lost + rounding)
+    weights = np.stack([steps[:, 0], lengths * (1 + 2.0**-20), by_scale * (1 + 2.0**-20)], axis=1)
+    return rounded, weights.astype(np.float32)
+
+
+def _checked_profiles(profile: np.ndarray, dimension: int) -> np.ndarray:
+    profiles = np.ascontiguousarray(profile, np.float32)
+    if profiles.ndim == 1:
+        profiles = profiles[None]
+    if profiles.ndim != 2 or profiles.shape[1] != dimension or not len(profiles):
+        raise ValueError(
+            f"A profile has {dimension} numbers, or several rows of them; this one has shape {profiles.shape}."
+        )
+    return profiles
+
+
+def _half(vectors: np.ndarray) -> np.ndarray:
+    """float16 as the int16 that the compiled loops take."""
+    if vectors.dtype != np.float16:
+        raise TypeError(f"The vectors of an index are float16, these are {vectors.dtype}.")
+    return np.ascontiguousarray(vectors).view(np.int16)
+
+
+def _compiled() -> ModuleType:
+    from persona4rec_pipeline.index import compiled
+
+    return compiled
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="persona4rec-scan")
+
+
+if hasattr(os, "register_at_fork"):
+    # Threads do not survive a fork; a child makes its own.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

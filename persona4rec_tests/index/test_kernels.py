@@ -1,0 +1,277 @@
+"""The compiled kernels, against the arithmetic of `scoring` that they are to equal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from persona4rec_pipeline.index import kernels, scoring
+
+DIMENSION = 12
+EXACT = 1e-6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scans_of_any_size():
+    """Small catalogues would be compared exactly; here they go the way of the large ones."""
+    kernels.warm_up()
+    with patch.multiple(kernels, SCANNED_PERSONAS=0, ITEMS_PER_WANTED=0, PIECE=8, NOTED_AT_LEAST=4096):
+        yield
+
+
+def units(random: np.random.Generator, rows: int, dimension: int = DIMENSION) -> np.ndarray:
+    vectors = random.normal(size=(rows, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Catalogue:
+    """Items with `sizes` personas; `steps` makes vectors of few distinct values, whose sums are exact and often equal."""
+
+    def __init__(self, seed: int, sizes: list[int], steps: bool = False, dimension: int = DIMENSION) -> None:
+        self.random = np.random.default_rng(seed)
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.steps, self.dimension = steps, dimension
+        self.vectors = self.directions(int(self.offsets[-1])).astype(np.float16)
+        self.polarity = self.random.integers(-1, 2, self.offsets[-1]).astype(np.int8)
+
+    def directions(self, rows: int) -> np.ndarray:
+        if self.steps:
+            return self.random.integers(-1, 2, (rows, self.dimension)).astype(np.float32) / 2
+        return units(self.random, rows, self.dimension)
+
+    def scan(self, threads: int = 2) -> kernels.Scan:
+        return kernels.Scan(self.vectors, self.offsets, self.polarity, *kernels.quantise(self.vectors), threads)
+
+    def expected(self, tastes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score and winner of every item for the best of some tastes, by `scoring`."""
+        cosines = np.max([scoring.similarities(taste, self.vectors) for taste in np.atleast_2d(tastes)], axis=0)
+        return scoring._best_of_groups(cosines, self.offsets, self.polarity)
+
+    def expected_top(self, tastes: np.ndarray, k: int, barred: np.ndarray | None = None) -> np.ndarray:
+        scores, _ = self.expected(tastes)
+        if barred is not None:
+            scores = np.where(barred, -np.inf, scores)
+        order = np.argsort(-scores, kind="stable")
+        return order[: min(k, int((scores > -np.inf).sum()))]
+
+    def assert_top(self, found: kernels.Top, tastes: np.ndarray, k: int, barred: np.ndarray | None = None) -> None:
+        wanted = self.expected_top(tastes, k, barred)
+        scores, winners = self.expected(tastes)
+        assert len(found.items) == len(found.scores) == len(found.winners) == len(wanted)
+        np.testing.assert_allclose(found.scores, scores[wanted], atol=EXACT)
+        np.testing.assert_allclose(found.scores, scores[found.items], atol=EXACT)
+        if self.steps:
+            # Every sum is exact, so that ties are ties, and are cut by row.
+            assert found.items.tolist() == wanted.tolist()
+            assert found.winners.tolist() == winners[wanted].tolist()
+        else:
+            assert len(set(found.items.tolist())) == len(found.items)
+
+
+catalogues = st.builds(
+    Catalogue, st.integers(0, 2**32 - 1), st.lists(st.integers(0, 5), min_size=0, max_size=60), st.booleans()
+)
+tastes_of_a_user = st.integers(1, 3)
+
+
+@given(catalogues, st.lists(st.integers(-1, 59), max_size=40), tastes_of_a_user)
+def test_candidates_are_scored_as_the_reference_scores_them(catalogue, wanted, count):
+    rows = np.array([row for row in wanted if row < len(catalogue.offsets) - 1], np.int64)
+    tastes = catalogue.directions(count)
+    found, winners = kernels.score_candidates(tastes, rows, catalogue.vectors, catalogue.offsets, catalogue.polarity)
+    expected, expected_winners = catalogue.expected(tastes)
+    known = rows >= 0
+    np.testing.assert_allclose(found[known], expected[rows[known]], atol=EXACT)
+    assert np.isnan(found[~known]).all() and (winners[~known] == -1).all()
+    if catalogue.steps:
+        assert winners[known].tolist() == expected_winners[rows[known]].tolist()
+    if count == 1:
+        same, same_winners = scoring.score_candidates(
+            tastes[0], rows, catalogue.vectors, catalogue.offsets, catalogue.polarity
+        )
+        np.testing.assert_allclose(found, same, atol=EXACT)
+        if catalogue.steps:
+            assert winners.tolist() == same_winners.tolist()
+
+
+@given(catalogues, st.integers(0, 70), tastes_of_a_user, st.one_of(st.none(), st.floats(0, 1)))
+@settings(max_examples=200)
+def test_the_best_items_are_those_of_brute_force_whatever_the_catalogue_the_tastes_and_the_barred(
+    catalogue, k, count, barred_share
+):
+    tastes = catalogue.directions(count)
+    barred = None
+    if barred_share is not None:
+        barred = catalogue.random.random(len(catalogue.offsets) - 1) < barred_share
+    catalogue.assert_top(catalogue.scan().top(tastes, k, barred), tastes, k, barred)
+
+
+@given(catalogues, st.integers(1, 20), st.integers(0, 7), tastes_of_a_user, st.booleans())
+def test_many_users_in_one_pass_get_what_each_would_get_alone(catalogue, k, users, count, barred_each):
+    tastes = catalogue.directions(users * count).reshape(users, count, DIMENSION)
+    items = len(catalogue.offsets) - 1
+    barred = catalogue.random.random((users, items) if barred_each else items) < 0.3
+    scan = catalogue.scan()
+    answers = scan.top_many(tastes, k, barred)
+    assert len(answers) == users
+    for user, answer in enumerate(answers):
+        alone = scan.top(tastes[user], k, barred[user] if barred_each else barred)
+        assert answer.items.tolist() == alone.items.tolist()
+        assert answer.scores.tolist() == alone.scores.tolist()
+        assert answer.winners.tolist() == alone.winners.tolist()
+
+
+@given(st.lists(catalogues.filter(lambda catalogue: catalogue.steps), max_size=4), st.integers(1, 30), st.booleans())
+def test_several_catalogues_are_searched_as_if_they_were_one(parts, k, quantised):
+    whole = Catalogue(0, [size for part in parts for size in np.diff(part.offsets).tolist()], steps=True)
+    whole.vectors = np.concatenate([part.vectors for part in parts] or [whole.vectors])
+    whole.polarity = np.concatenate([part.polarity for part in parts] or [whole.polarity])
+    profile = whole.directions(1)[0]
+    barred = whole.random.random(len(whole.offsets) - 1) < 0.2
+    scans = [part.scan() if quantised else kernels.Scan(part.vectors, part.offsets, part.polarity) for part in parts]
+    found = kernels.top_of(scans, profile, k, barred)
+    wanted = whole.expected_top(profile, k, barred)
+    assert found.items.tolist() == wanted.tolist()
+    firsts = np.cumsum([0] + [len(part.vectors) for part in parts])
+    owners = np.searchsorted(np.cumsum([len(part.offsets) - 1 for part in parts]), found.items, side="right")
+    assert (found.winners + firsts[owners]).tolist() == whole.expected(profile)[1][wanted].tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_catalogue_that_is_large_enough_to_be_cut_into_pieces_gives_the_same_best_items(threads):
+    catalogue = Catalogue(3, [5] * 3000, dimension=96)
+    for profile in units(catalogue.random, 5, 96):
+        catalogue.assert_top(catalogue.scan(threads).top(profile, 50), profile, 50)
+
+
+def test_the_scan_of_codes_and_the_exact_comparison_agree_to_the_last_bit():
+    catalogue = Catalogue(4, [4] * 2000, dimension=100)
+    exact = kernels.Scan(catalogue.vectors, catalogue.offsets, catalogue.polarity)
+    for tastes in units(catalogue.random, 30, 100).reshape(10, 3, 100):
+        fast, slow = catalogue.scan().top(tastes, 40), exact.top(tastes, 40)
+        assert fast.items.tolist() == slow.items.tolist()
+        assert fast.scores.tolist() == slow.scores.tolist()
+        assert fast.winners.tolist() == slow.winners.tolist()
+
+
+@pytest.mark.parametrize(
+    "case", ["copies", "near copies", "zero profile", "zero vectors", "one large number", "one value"]
+)
+def test_catalogues_made_to_defeat_the_bound_only_cost_time(case):
+    catalogue = Catalogue(5, [3] * 1500, dimension=64)
+    random = catalogue.random
+    profile = units(random, 1, 64)[0]
+    if case == "copies":
+        catalogue.vectors[:] = catalogue.vectors[0]
+    if case == "near copies":
+        near = catalogue.vectors[0].astype(np.float32) + 2e-3 * random.normal(size=catalogue.vectors.shape)
+        catalogue.vectors[:] = near / np.linalg.norm(near, axis=1, keepdims=True)
+    if case == "zero profile":
+        profile[:] = 0
+    if case == "zero vectors":
+        catalogue.vectors[::2] = 0
+    if case == "one large number":
+        catalogue.vectors[:, 0] = 30
+    if case == "one value":
+        catalogue.vectors[:] = np.float16(2.0**-24)
+    with patch.object(kernels, "NOTED_AT_LEAST", 64):
+        found = catalogue.scan().top(profile, 10)
+    exact = kernels.Scan(catalogue.vectors, catalogue.offsets, catalogue.polarity).top(profile, 10)
+    assert found.items.tolist() == exact.items.tolist()
+    assert found.winners.tolist() == exact.winners.tolist()
+    catalogue.vectors = catalogue.vectors.astype(np.float16)
+    scores, _ = catalogue.expected(profile)
+    np.testing.assert_allclose(found.scores, np.sort(scores)[::-1][:10], rtol=1e-5, atol=EXACT)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.sampled_from([1e-7, 1e-3, 1.0, 1000.0]))
+def test_codes_are_as_near_to_their_vectors_as_their_errors_say(seed, rows, size):
+    vectors = (np.random.default_rng(seed).normal(size=(rows, DIMENSION)) * size).astype(np.float16)
+    codes, scales, errors = kernels.quantise(vectors)
+    assert codes.dtype == np.int8 and scales.dtype == errors.dtype == np.float32
+    exact = vectors.astype(np.float64)
+    lost = np.linalg.norm(exact - codes * scales.astype(np.float64)[:, None], axis=1)
+    assert (lost <= errors).all()
+    assert (errors <= lost * (1 + 1e-6) + 1e-30).all()
+    assert (errors <= scales * np.sqrt(DIMENSION) * 0.5001).all()
+
+
+def test_no_pair_of_vectors_lies_outside_the_bounds_that_the_scan_counts_on():
+    random = np.random.default_rng(6)
+    vectors = np.concatenate([units(random, 400, 64), 20 * random.normal(size=(100, 64)) ** 5]).astype(np.float16)
+    profiles = np.concatenate([units(random, 20, 64), 3 * random.normal(size=(10, 64)) ** 3]).astype(np.float32)
+    codes, scales, errors = kernels.quantise(vectors)
+    rounded, weights = kernels.rounded_queries(profiles)
+    dots = rounded.astype(np.float64) @ codes.T.astype(np.float64)
+    middle = dots * weights[:, :1] * scales
+    margin = weights[:, 1:2] * errors + weights[:, 2:] * scales
+    exact = profiles.astype(np.float64) @ vectors.T.astype(np.float64)
+    assert (np.abs(exact - middle) <= margin).all()
+
+
+def test_quantising_refuses_what_is_not_finite():
+    with pytest.raises(ValueError, match="infinite or undefined"):
+        kernels.quantise(np.array([[1, np.inf]], np.float16))
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([None, 7.0]), st.sampled_from(["float16", "float32"])
+)
+def test_the_profile_is_that_of_the_reference(seed, count, half_life, dtype):
+    random = np.random.default_rng(seed)
+    vectors, days = units(random, count).astype(dtype), -np.sort(random.random(count) * 100)
+    expected = scoring.user_profile(vectors, 0.9, days, half_life)
+    np.testing.assert_allclose(kernels.user_profile(vectors, 0.9, days, half_life), expected, atol=EXACT)
+
+
+def test_opposite_interactions_give_a_zero_profile_and_none_gives_an_error():
+    assert kernels.user_profile(np.array([[1, 0], [-1, 0]], np.float32), 1.0).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="at least one"):
+        kernels.user_profile(np.empty((0, 4), np.float32), 0.9)
+
+
+def test_several_python_threads_may_search_at_once():
+    catalogue = Catalogue(7, [5] * 2000, dimension=96)
+    scan, profiles = catalogue.scan(), units(catalogue.random, 40, 96)
+    expected = [scan.top(profile, 20).items.tolist() for profile in profiles]
+    with ThreadPoolExecutor(4) as callers:
+        for _ in range(3):
+            assert [
+                top.items.tolist() for top in callers.map(lambda profile: scan.top(profile, 20), profiles)
+            ] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": np.zeros(3, np.float32)}, "dimension"),
+        ({"profile": np.full(DIMENSION, np.nan, np.float32)}, "finite"),
+        ({"profile": np.zeros((0, DIMENSION), np.float32)}, "dimension"),
+        ({"barred": np.zeros(3, bool)}, "barred"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+    scan = Catalogue(8, [2, 2]).scan()
+    with pytest.raises(ValueError, match=message):
+        scan.top(**{"profile": np.ones(DIMENSION, np.float32), "k": 1} | arguments)
+
+
+def test_candidate_rows_beyond_the_catalogue_are_refused():
+    catalogue = Catalogue(8, [2, 2])
+    for row in (2, -2):
+        with pytest.raises(ValueError, match="Item rows"):
+            kernels.score_candidates(
+                np.ones(DIMENSION), np.array([row]), catalogue.vectors, catalogue.offsets, catalogue.polarity
+            )
+
+
+def test_importing_the_index_does_not_pay_for_the_compiler():
+    code = "import sys; import persona4rec_pipeline.index.kernels; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
