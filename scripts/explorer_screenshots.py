@@ -100,7 +100,9 @@ def main() -> int:
         print("Chromium is missing: apt-get install -y chromium", file=sys.stderr)
         return 1
     user = given.user or httpx.get(f"{given.url}/v1/users", params={"limit": 1}).json()["users"][0]
-    listed = httpx.get(f"{given.url}/v1/users/{_part(user)}/recommendations", params={"k": UNEXPECTED}).json()["recommendations"]
+    listed = httpx.get(f"{given.url}/v1/users/{_part(user)}/recommendations", params={"k": UNEXPECTED}).json()[
+        "recommendations"
+    ]
     best = listed[0]
     liked = given.liked or f"{_part(listed[-1]['catalog'])}/{_part(listed[-1]['item_id'])}"
     home = f"{given.url}/#/"
@@ -113,7 +115,9 @@ def main() -> int:
         _keep("what-if", _shot(browser, f"{of_user}?liked={_part(liked)}", "light", DESK))
         _keep("blend", _shot(browser, f"{of_user}/reorder", "dark", DESK))
         _keep("item", _shot(browser, of_item, "light", DESK))
-        _keep("map", _shot(browser, f"{home}map?user={_part(user)}", "dark", DESK, ".view-head", (".map-surface", WALK)))
+        _keep(
+            "map", _shot(browser, f"{home}map?user={_part(user)}", "dark", DESK, ".view-head", (".map-surface", WALK))
+        )
         phones = [
             _shot(browser, home, "light", PHONE),
             _shot(browser, of_user, "dark", PHONE, ".cards"),

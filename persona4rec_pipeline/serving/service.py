@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from persona4rec_pipeline import __version__
 from persona4rec_pipeline.serving.dropin import DROPINS, SHAPES
+from persona4rec_pipeline.serving.explorer import mount_explorer
 from persona4rec_pipeline.serving.feedback import FEEDBACK
 from persona4rec_pipeline.serving.front import Front
 from persona4rec_pipeline.serving.openapi import describe
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.include_router(read_routes(service))
+    mount_explorer(app)
     posts = [*POSTS, *FEEDBACK, *DROPINS]
     app.add_middleware(Front, service=service, posts=posts)
     app.add_exception_handler(RequestValidationError, _bad_parameter)

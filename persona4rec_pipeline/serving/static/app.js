@@ -105,20 +105,25 @@ function nameTab() {
 }
 
 function settle(top) {
-  clearInterval(settling);
-  settling = 0;
+  stopSettling();
   scrollTo({ top: 0, behavior: "instant" });
   if (!top) return;
   const until = performance.now() + 3000;
   settling = setInterval(() => {
-    const reached = document.documentElement.scrollHeight - innerHeight >= top;
-    if (reached) scrollTo({ top, behavior: "instant" });
-    if (reached || performance.now() > until) {
-      clearInterval(settling);
-      settling = 0;
-    }
+    // As far as there is something: what comes into view brings more with it.
+    scrollTo({ top, behavior: "instant" });
+    if (Math.abs(scrollY - top) < 1 || performance.now() > until) stopSettling();
   }, 50);
 }
+
+function stopSettling() {
+  clearInterval(settling);
+  settling = 0;
+}
+
+// Whoever moves by themselves goes where they want to.
+for (const event of ["wheel", "touchstart", "keydown", "pointerdown"])
+  addEventListener(event, stopSettling, { passive: true });
 
 const search = combobox({
   id: "search-field",
