@@ -27,6 +27,7 @@ from persona4rec_pipeline.settings import Settings, SettingsError, describe_sett
 if TYPE_CHECKING:
     from persona4rec_pipeline.index import PersonaIndex
     from persona4rec_pipeline.runner import Finished
+    from persona4rec_pipeline.serving.ask import Who
 
 app = typer.Typer(
     help="Turn reviews into an index of personas, and rank with it, with reasons.",
@@ -34,9 +35,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+api_keys = typer.Typer(help="API keys of the HTTP service.", no_args_is_help=True)
+app.add_typer(api_keys, name="api-key")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_HISTORY_HELP = "JSON list, most recent first: item ids, or objects with item_id or title, review, days_ago."
+_SESSION_HELP = "Item seen just now, most recent first; may be given several times. Counts before the history."
 # With less than this free, what fails is taken to fail for lack of room.
 ROOM_NEEDED_BYTES = 16 * 2**20
 
@@ -392,19 +397,28 @@ def demo(
 
 @app.command()
 def recommend(
-    user: Annotated[str, typer.Option(help="Id of the user.")],
+    user: Annotated[str | None, typer.Option(help="Id of the user.")] = None,
+    history: Annotated[Path | None, typer.Option(help=_HISTORY_HELP)] = None,
+    session: Annotated[list[str] | None, typer.Option(help=_SESSION_HELP)] = None,
+    catalog: Annotated[list[str] | None, typer.Option(help="Only this catalogue; may be given several times.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only items of this category; may be given several times.")
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The best items for a user that they have not seen, each with its reason."""
-    index = _index(load_settings())
-    found = index.recommend(user, k)
+    from persona4rec_pipeline.index import Filters
+    from persona4rec_pipeline.serving.ask import best_for
+
+    effective = load_settings()
+    index = _index(effective)
+    who = _who(effective, index, user, history, session)
+    found = best_for(index, who, k, filters=Filters(catalogs=catalog or None, categories=category or None))
     if as_json:
-        _print_json(
-            {"user_id": user, "fallback": index.fallback_for(user), "items": [entry.to_dict() for entry in found]}
-        )
+        _print_json({"user_id": user, "fallback": who.fallback, "items": [entry.to_dict() for entry in found]})
         return
-    _tell_fallback(user, index.fallback_for(user))
+    _tell_fallback(who)
     _show_recommendations(found)
 
 
@@ -417,12 +431,8 @@ def rerank(
         ),
     ],
     user: Annotated[str | None, typer.Option(help="Id of a user of the index.")] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON list, most recent first: item ids, or objects with item_id or title, review, days_ago."
-        ),
-    ] = None,
+    history: Annotated[Path | None, typer.Option(help=_HISTORY_HELP)] = None,
+    session: Annotated[list[str] | None, typer.Option(help=_SESSION_HELP)] = None,
     weight: Annotated[
         float | None,
         typer.Option(
@@ -432,31 +442,23 @@ def rerank(
     k: Annotated[int | None, typer.Option(min=1, help="How many to print; default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Order candidates for a user or for a given history: their own order and the personas' blended, as learned on held-out
+    """Order candidates for a user, a given history or a session: their own order and the personas' blended, as learned on held-out
     users. Unknown candidates keep their place and are flagged."""
     effective = load_settings()
     index = _index(effective)
-    if (user is None) == (history is None):
-        raise ValueError("Give either --user or --history.")
     names, scores = _read_candidates(candidates)
-    fallback = None
-    if history is not None:
-        profile, interactions = _profile(effective, index, history)
-    else:
-        profile, interactions = index.profile_of(str(user)), index.interactions_of(str(user))
-        fallback = index.fallback_for(str(user))
+    who = _who(effective, index, user, history, session)
     learned = weight is None
     if weight is None:
-        weight = index.persona_weight(interactions, scores is not None)
-    found = index.rerank(profile, names, k, scores=scores, weight=weight)
+        weight = index.persona_weight(who.interactions, scores is not None)
+    found = index.rerank(who.profile, names, k, scores=scores, weight=weight)
     if as_json:
-        told = None if fallback else weight
+        told = None if who.profile is None else weight
         items = [entry.to_dict() for entry in found]
-        _print_json({"user_id": user, "fallback": fallback, "weight": told, "items": items})
+        _print_json({"user_id": user, "fallback": who.fallback, "weight": told, "items": items})
         return
-    if user is not None:
-        _tell_fallback(user, fallback, "the candidates stay in their order")
-    if fallback is None:
+    _tell_fallback(who, "the candidates stay in their order")
+    if who.profile is not None:
         how = "given" if not learned else "learned" if index.manifest.blends else "nothing learned yet"
         out.print(f"[dim]personas count {weight:.1f}, the candidates' own order {1 - weight:.1f} ({how})[/dim]")
     _show_recommendations(found)
@@ -464,35 +466,39 @@ def rerank(
 
 @app.command()
 def explain(
-    user: Annotated[str, typer.Option(help="Id of the user.")],
     item: Annotated[str, typer.Option(help="Id of the item.")],
+    user: Annotated[str | None, typer.Option(help="Id of the user.")] = None,
+    history: Annotated[Path | None, typer.Option(help=_HISTORY_HELP)] = None,
+    session: Annotated[list[str] | None, typer.Option(help=_SESSION_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Why an item has its score for a user: the winning persona, the runner-up, and what speaks against it."""
     from persona4rec_pipeline.index import UnknownItem
 
-    index = _index(load_settings())
+    effective = load_settings()
+    index = _index(effective)
     try:
         known = index.item(item)
     except UnknownItem as error:
         raise ValueError(str(error)) from error
-    profile = index.profile_of(user)
-    if profile is None:
+    who = _who(effective, index, user, history, session)
+    if who.profile is None:
         personas = index.personas_of(item)
         if as_json:
-            _print_json({"user_id": user, "fallback": index.fallback_for(user), "item": known,
+            _print_json({"user_id": user, "fallback": who.fallback, "item": known,
                          "personas": [persona.to_dict() for persona in personas]})  # fmt: skip
             return
-        _tell_fallback(user, index.fallback_for(user), "these are all personas of the item")
+        _tell_fallback(who, "these are all personas of the item")
         out.print(f"[bold]{escape(known['title'])}[/bold]")
         for persona in personas:
             _show_persona(persona.polarity, persona)
         return
-    explanation = index.explain(profile, item)
+    explanation = index.explain(who.profile, item)
     if as_json:
-        _print_json({"user_id": user, "fallback": None, **explanation.to_dict()})
+        _print_json({"user_id": user, "fallback": who.fallback, **explanation.to_dict()})
         return
-    out.print(f"[bold]{escape(explanation.title)}[/bold] for {escape(user)}")
+    _tell_fallback(who)
+    out.print(f"[bold]{escape(explanation.title)}[/bold]" + (f" for {escape(user)}" if user else ""))
     matches = {
         "closest": explanation.winner,
         "runner-up": explanation.runner_up,
@@ -595,20 +601,67 @@ def ledger() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: the setting.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: the setting.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that answer; default: the setting.")] = None,
+    require_key: Annotated[
+        bool | None, typer.Option("--require-key/--no-require-key", help="Ask for API keys on this machine as well.")
+    ] = None,
+    access_log: Annotated[
+        bool | None, typer.Option("--access-log/--no-access-log", help="A line of JSON per request.")
+    ] = None,
 ) -> None:
-    """Serve the published index over HTTP."""
-    import uvicorn
+    """Serve the published index over HTTP, with the explorer page. Beyond this machine only with API keys (`api-key add`)."""
+    from persona4rec_pipeline.serving.run import run_server
 
-    from persona4rec_pipeline.serving.service import create_app
-
+    stated = {"HOST": host, "PORT": port, "WORKERS": workers, "REQUIRE_KEY": require_key, "ACCESS_LOG": access_log}
+    # By the environment, as each worker reads its settings itself.
+    os.environ |= {f"PERSONA4REC_SERVING__{name}": str(value) for name, value in stated.items() if value is not None}
     effective = load_settings()
-    _index(effective)
-    uvicorn.run(
-        create_app(effective),
-        host=host or effective.serving.host,
-        port=port or effective.serving.port,
-        log_level="warning",
-    )
+    serving = effective.serving
+    err.print(f"Serving on http://{escape(serving.host)}:{serving.port}; Ctrl-C stops it.")
+    run_server(effective)
+
+
+@api_keys.command("add")
+def add_api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; stands in the access log.")],
+    expires: Annotated[
+        datetime | None, typer.Option(help="Moment (UTC) from which it is not valid any more; default: never.")
+    ] = None,
+) -> None:
+    """Make a key and print it, once: only its hash is kept. Servers that run take it within seconds."""
+    from persona4rec_pipeline.serving.security import ApiKeys
+
+    ends = None if expires is None else expires.replace(tzinfo=expires.tzinfo or UTC)
+    if ends is not None and ends <= datetime.now(UTC):
+        raise ValueError(f"{ends:%Y-%m-%d %H:%M} is over already; name a moment to come.")
+    key = ApiKeys(load_settings().serving_path).add(name, ends)
+    err.print(f"The key of {escape(name)}; it is not shown again:")
+    sys.stdout.write(f"{key}\n")
+
+
+@api_keys.command("list")
+def list_api_keys() -> None:
+    """Whose keys there are, and which are valid."""
+    from persona4rec_pipeline.serving.security import ApiKeys
+
+    found, now = ApiKeys(load_settings().serving_path).all(), datetime.now(UTC)
+    if not found:
+        out.print("There is no key. Make one with [bold]persona4rec api-key add NAME[/bold].")
+        return
+    table = Table("name", "state", "made", "expires", "revoked", box=None, pad_edge=False)
+    for key in found:
+        state = "valid" if key.is_valid(now) else "revoked" if key.revoked_at else "expired"
+        table.add_row(escape(key.name), state, key.created_at, key.expires_at or "never", key.revoked_at or "")
+    out.print(table)
+
+
+@api_keys.command("revoke")
+def revoke_api_key(name: Annotated[str, typer.Argument(help="Whose key.")]) -> None:
+    """Make a key invalid. Servers that run refuse it within seconds."""
+    from persona4rec_pipeline.serving.security import ApiKeys
+
+    ApiKeys(load_settings().serving_path).revoke(name)
+    out.print(f"The key of {escape(name)} is not valid any more.")
 
 
 @app.command()
@@ -719,28 +772,40 @@ def _read_candidates(path: Path) -> tuple[list[str], list[float] | None]:
     return names, scores or None
 
 
-def _profile(effective: Settings, index: PersonaIndex, history: Path) -> tuple[Any, int]:
-    """The profile of a history file, float32 (d,), and how many liked items it names."""
-    from persona4rec_pipeline.serving.ask import draft, texts_of, who
+def _who(
+    effective: Settings, index: PersonaIndex, user: str | None, history: Path | None, session: list[str] | None
+) -> Who:
+    """Who the recommendations are for; said on the way: items of the session that the index does not know."""
     from persona4rec_pipeline.serving.bodies import Question
-    from persona4rec_pipeline.serving.encoding import load_encoder
     from persona4rec_pipeline.serving.history import parse_history
+    from persona4rec_pipeline.serving.once import answer_question
 
-    try:
-        document = json.loads(history.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{history}, line {error.lineno}: not valid JSON ({error.msg}).") from error
-    drafted = draft(index, Question(history=parse_history(document)))
-    encoded = load_encoder(index, effective).encode(texts_of(drafted, effective)) if drafted.unread else None
-    found = who(index, drafted, encoded)
-    return found.profile, found.interactions
+    if user is None and history is None and not session:
+        raise ValueError("Give --user, --history or --session.")
+    if user is not None and history is not None:
+        raise ValueError("Give either --user or --history: a history replaces that of the user.")
+    past = None
+    if history is not None:
+        try:
+            past = parse_history(json.loads(history.read_text()))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{history}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+        if not past:
+            raise ValueError(f"{history} is an empty history; name at least one item.")
+    who = answer_question(index, effective, Question(user_id=user, history=past, session=list(session or ())))
+    if who.ignored:
+        err.print(f"[yellow]Not in the index: {escape(', '.join(map(str, who.ignored)))}[/yellow]")
+    return who
 
 
-def _tell_fallback(user: str, fallback: str | None, instead: str = "these are the most popular items") -> None:
-    if fallback == "unknown_user":
-        out.print(f"[yellow]User {escape(user)} is not known: {instead}.[/yellow]")
-    elif fallback is not None:
-        out.print(f"[yellow]User {escape(user)} has no liked item to go by: {instead}.[/yellow]")
+def _tell_fallback(who: Who, instead: str = "these are the most popular items") -> None:
+    if who.fallback == "unknown_user":
+        out.print(f"[yellow]User {escape(str(who.user_id))} is not known: {instead}.[/yellow]")
+    elif who.fallback == "session":
+        out.print("[yellow]By the items of the session alone.[/yellow]")
+    elif who.fallback is not None:
+        whom = f"User {escape(who.user_id)} has" if who.user_id else "There is"
+        out.print(f"[yellow]{whom} no liked item to go by: {instead}.[/yellow]")
 
 
 def _show_recommendations(found: Sequence[Any], quotes: int = 2) -> None:

@@ -9,16 +9,21 @@ in as int16, as the bits that it is. `queries` holds t consecutive rows per user
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 # Rows of codes that are compared at a time: 64 x 384 bytes stay in the first cache while all queries pass over them.
-TILE_ROWS = 64
+TILE_ROWS = 32
+# Rows of codes that are multiplied at once, and numbers of each.
+ROWS_AT_ONCE, LANES = 4, 32
+# A mask of all personas of an item.
+_ALL = np.int64(-1)
 # What lets a sum of products be vectorised; no promise about infinities or NaN is given up.
 _REORDERED = {"reassoc", "contract"}
 
@@ -64,12 +69,18 @@ def _cosine(query, vector):
     return total
 
 
+@njit
+def _bit(number):
+    """The bit of a mask that stands for a persona, by its number within the item; from 64 on they share bits."""
+    return np.int64(1) << np.int64(number & 63)
+
+
 @njit(fastmath=_REORDERED)
-def _best_of_item(queries, first, last, vectors, offsets_low, offsets_high, polarity):
-    """Score and winner of the item with the rows offsets_low to offsets_high, over queries first to last."""
+def _best_of_item(queries, first, last, vectors, row_start, row_stop, polarity, mask):
+    """Score and winner of an item, of its favourable rows in the mask, over queries first to last."""
     best, winner = np.float32(-np.inf), np.int64(-1)
-    for row in range(offsets_low, offsets_high):
-        if polarity[row] >= 0:
+    for row in range(row_start, row_stop):
+        if polarity[row] >= 0 and mask & _bit(row - row_start):
             for query in range(first, last):
                 cosine = _cosine(queries[query], vectors[row])
                 if cosine > best:
@@ -94,7 +105,7 @@ def score_candidates(queries, rows, vectors, offsets, polarity, scores, winners)
             scores[place], winners[place] = np.float32(np.nan), -1
         else:
             scores[place], winners[place] = _best_of_item(
-                queries, 0, queries.shape[0], vectors, offsets[row], offsets[row + 1], polarity
+                queries, 0, queries.shape[0], vectors, offsets[row], offsets[row + 1], polarity, _ALL
             )
 
 
@@ -105,6 +116,11 @@ def weighted_sum(vectors, weights, total):
     for row in range(vectors.shape[0]):
         for place in range(total.shape[0]):
             total[place] += weights[row] * _widened(vectors[row, place])
+
+
+@njit
+def _is_barred(barred, user, item):
+    return barred.shape[0] > 0 and barred[min(user, barred.shape[0] - 1), item]
 
 
 @njit
@@ -189,15 +205,21 @@ def _push_bound(bounds, count, bound):
 def exact_top(queries, tastes, vectors, offsets, polarity, barred, number, start, stop, scores, items, winners, counts):
     """Push the items start to stop, but for barred ones, into each user's heap, scored from the float16 vectors.
 
-    barred: (1, items) for all users or (users, items). number: what to add to an item's row to have its number in the
+    barred: (0, 0) for no item, (1, items) for all users, or (users, items). number: what to add to an item's row to have its number in the
     heap. scores, items, winners: (users, k), of which counts (users,) are in use.
     """
-    users = scores.shape[0]
     for item in range(start, stop):
-        for user in range(users):
-            if not barred[user if barred.shape[0] > 1 else 0, item]:
+        for user in range(scores.shape[0]):
+            if not _is_barred(barred, user, item):
                 score, winner = _best_of_item(
-                    queries, user * tastes, (user + 1) * tastes, vectors, offsets[item], offsets[item + 1], polarity
+                    queries,
+                    user * tastes,
+                    (user + 1) * tastes,
+                    vectors,
+                    offsets[item],
+                    offsets[item + 1],
+                    polarity,
+                    _ALL,
                 )
                 if winner >= 0:
                     counts[user] = _push(
@@ -205,16 +227,164 @@ def exact_top(queries, tastes, vectors, offsets, polarity, barred, number, start
                     )
 
 
-@njit
-def _dot(codes, query):
-    total = np.int32(0)
-    for place in range(codes.shape[0]):
-        total = np.int32(total + np.int32(np.int32(codes[place]) * np.int32(query[place])))
-    return total
+# Numbers at a time, the feature of a processor and the name of its instruction, the widest first.
+_PAIR_SUMS = (
+    (32, "+avx512bw", "llvm.x86.avx512.pmaddw.d.512"),
+    (16, "+avx2", "llvm.x86.avx2.pmadd.wd"),
+    (8, "+sse2", "llvm.x86.sse2.pmadd.wd"),
+)
+
+
+def _pair_sums(context: Any, builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Sums of neighbouring products of two vectors of LANES int16, as LANES / 2 int32.
+
+    All x86 processors have an instruction for it, in the width that they have, which the compiler finds by itself for the
+    simplest loops alone.
+    """
+    features = str(context.codegen().magic_tuple())
+    lanes, name = next(((lanes, name) for lanes, feature, name in _PAIR_SUMS if feature in features), (0, ""))
+    if not lanes:
+        wide = ir.VectorType(ir.IntType(32), LANES // 2)
+        even, odd = (
+            [builder.sext(_lanes(builder, side, range(start, LANES, 2)), wide) for side in (left, right)]
+            for start in (0, 1)
+        )
+        return builder.add(builder.mul(*even), builder.mul(*odd))
+    narrow = ir.VectorType(ir.IntType(16), lanes)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VectorType(ir.IntType(32), lanes // 2), [narrow, narrow]), name
+    )
+    parts = [
+        builder.call(function, [_lanes(builder, side, range(start, start + lanes)) for side in (left, right)])
+        for start in range(0, LANES, lanes)
+    ]
+    while len(parts) > 1:
+        parts = [
+            _lanes(builder, first, range(2 * first.type.count), second)
+            for first, second in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
+def _lanes(builder: ir.IRBuilder, vector: ir.Value, places: Iterable[int], other: ir.Value | None = None) -> ir.Value:
+    """The numbers of a vector, or of two of them end to end, at these places."""
+    chosen = list(places)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(chosen)), chosen)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
+
+
+def _products_of(queries_at_once: int, from_memory: bool) -> Any:
+    """An intrinsic that multiplies ROWS_AT_ONCE rows of codes and so many queries.
+
+    from_memory: row after row, as the processor fetches ahead best; else all rows side by side, which is faster once they
+    are in the cache.
+    """
+
+    @intrinsic
+    def products(_typing: Any, codes: Any, rows: Any, place: Any, queries: Any, query: Any, dots: Any) -> Any:
+        """Fill ROWS_AT_ONCE places of dots (queries, n), from `place`, for as many rows of codes, and some queries, from `query`.
+
+        Whole LANES of numbers alone; what remains of a row is left out.
+        """
+
+        def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            byte, half, wide, long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+            arrays = [
+                context.make_array(kind)(context, builder, value)
+                for kind, value in zip(signature.args, arguments, strict=True)
+                if isinstance(kind, types.Array)
+            ]
+            code_data, row_data, query_data, dot_data = (array.data for array in arrays)
+            dimension = cgutils.unpack_tuple(builder, arrays[0].shape, 2)[1]
+            width = cgutils.unpack_tuple(builder, arrays[3].shape, 2)[1]
+            first_place, first_query = arguments[2], arguments[4]
+
+            def start_of_row(number: int) -> ir.Value:
+                row = builder.load(builder.gep(row_data, [builder.add(first_place, long(number))]))
+                return builder.gep(code_data, [builder.mul(row, dimension)])
+
+            def start_of_query(number: int) -> ir.Value:
+                return builder.gep(query_data, [builder.mul(builder.add(first_query, long(number)), dimension)])
+
+            def loaded(start: ir.Value, place: ir.Value, kind: ir.Type) -> ir.Value:
+                pointer = builder.bitcast(builder.gep(start, [place]), ir.VectorType(kind, LANES).as_pointer())
+                return builder.load(pointer, align=kind.width // 8)
+
+            row_starts = [start_of_row(number) for number in range(ROWS_AT_ONCE)]
+            query_starts = [start_of_query(number) for number in range(queries_at_once)]
+            sums = ir.VectorType(wide, LANES // 2)
+            totals = [[cgutils.alloca_once(builder, sums) for _ in row_starts] for _ in query_starts]
+            for total in totals:
+                for one in total:
+                    builder.store(ir.Constant(sums, [0] * (LANES // 2)), one)
+            whole = builder.and_(dimension, long(-LANES))
+
+            def add_up(numbers: Sequence[int]) -> None:
+                with cgutils.for_range_slice(builder, long(0), whole, long(LANES), long) as (place_in_row, _):
+                    ours = [loaded(start, place_in_row, half) for start in query_starts]
+                    for number in numbers:
+                        theirs = builder.sext(
+                            loaded(row_starts[number], place_in_row, byte), ir.VectorType(half, LANES)
+                        )
+                        for our, total in zip(ours, totals, strict=True):
+                            added = _pair_sums(context, builder, theirs, our)
+                            builder.store(builder.add(builder.load(total[number]), added), total[number])
+
+            numbers = list(range(ROWS_AT_ONCE))
+            for together in [[number] for number in numbers] if from_memory else [numbers]:
+                add_up(together)
+            for number, total in enumerate(totals):
+                folded = [builder.load(one) for one in total]
+                while folded[0].type.count > ROWS_AT_ONCE:
+                    half_of = folded[0].type.count // 2
+                    folded = [
+                        builder.add(
+                            _lanes(builder, one, range(half_of)), _lanes(builder, one, range(half_of, 2 * half_of))
+                        )
+                        for one in folded
+                    ]
+                while len(folded) > 1:
+                    folded = [
+                        builder.add(
+                            _lanes(builder, one, range(0, 2 * ROWS_AT_ONCE, 2), other),
+                            _lanes(builder, one, range(1, 2 * ROWS_AT_ONCE, 2), other),
+                        )
+                        for one, other in zip(folded[::2], folded[1::2], strict=True)
+                    ]
+                to = builder.add(builder.mul(builder.add(first_query, long(number)), width), first_place)
+                pointer = builder.bitcast(builder.gep(dot_data, [to]), folded[0].type.as_pointer())
+                builder.store(folded[0], pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(codes, rows, types.int64, queries, types.int64, dots), code
+
+    return products
+
+
+_products_of_first = _products_of(1, from_memory=True)
+_products_of_one = _products_of(1, from_memory=False)
+_products_of_two = _products_of(2, from_memory=False)
 
 
 @njit
-def _note(user, item, upper, lower, limits, bounds, bound_counts, candidates, uppers, counts):
+def _multiply(codes, rows, filled, queries, dots):
+    """dots (queries, n) of the first rows of codes, `filled` rounded up to ROWS_AT_ONCE, and the queries."""
+    for place in range(0, filled, ROWS_AT_ONCE):
+        _products_of_first(codes, rows, place, queries, 0, dots)
+    for query in range(1, queries.shape[0] - 1, 2):
+        for place in range(0, filled, ROWS_AT_ONCE):
+            _products_of_two(codes, rows, place, queries, query, dots)
+    if queries.shape[0] % 2 == 0:
+        for place in range(0, filled, ROWS_AT_ONCE):
+            _products_of_one(codes, rows, place, queries, queries.shape[0] - 1, dots)
+    for query in range(queries.shape[0]):
+        for place in range(filled):
+            for rest in range(codes.shape[1] - codes.shape[1] % LANES, codes.shape[1]):
+                dots[query, place] += np.int32(np.int32(codes[rows[place], rest]) * np.int32(queries[query, rest]))
+
+
+@njit
+def _note(user, item, upper, lower, mask, limits, bounds, bound_counts, candidates, uppers, masks, counts):
     """An item of which no more is known than that its score lies between lower and upper."""
     if not upper >= limits[user] or counts[user] < 0:
         return
@@ -224,13 +394,14 @@ def _note(user, item, upper, lower, limits, bounds, bound_counts, candidates, up
         for place in range(room):
             if uppers[user, place] >= limits[user]:
                 candidates[user, kept], uppers[user, kept] = candidates[user, place], uppers[user, place]
+                masks[user, kept] = masks[user, place]
                 kept += 1
         counts[user] = kept
         if kept > room - room // 4:
             # So many items cannot be told from the best that comparing all of them exactly costs less.
             counts[user] = -1
             return
-    candidates[user, counts[user]], uppers[user, counts[user]] = item, upper
+    candidates[user, counts[user]], uppers[user, counts[user]], masks[user, counts[user]] = item, upper, mask
     counts[user] += 1
     if lower > limits[user]:
         bound_counts[user] = _push_bound(bounds[user], bound_counts[user], lower)
@@ -255,6 +426,7 @@ def _note(user, item, upper, lower, limits, bounds, bound_counts, candidates, up
     _writable(types.int64, 1),
     _writable(types.int64, 2),
     _writable(types.float32, 2),
+    _writable(types.int64, 2),
     _writable(types.int64, 1),
 )
 def scan(
@@ -274,6 +446,7 @@ def scan(
     bound_counts,
     candidates,
     uppers,
+    masks,
     counts,
 ):
     """Note, for each user, which of the items start to stop may be among the best k.
@@ -281,68 +454,110 @@ def scan(
     queries: int16 (users x t, d). weights: (users x t, 3), by query: of a dot product times a row's scale, of a row's error
     and of its scale, the last two for the margin of `kernels.Scan`. barred: as in `exact_top`. floors: (users,), a score that
     k items are known to reach; kernels on other threads raise it too: an old value costs time, but is never wrong. bounds:
-    (users, k), heaps of the k best lower bounds met here, bound_counts (users,) of them. candidates, uppers: (users, room),
-    rows of items and upper bounds of their scores, counts (users,) of them; -1 where the room did not suffice.
+    (users, k), heaps of the k best lower bounds met here, bound_counts (users,) of them. candidates, uppers, masks: (users,
+    room), rows of items, upper bounds of their scores and which of their personas may have them; counts (users,) of them, -1
+    where the room did not suffice.
     """
     users = floors.shape[0]
-    shared = barred.shape[0] == 1
+    for_all = barred.shape[0] == 1
     limits = floors.copy()
+    for user in range(users):
+        if bound_counts[user] == bounds.shape[1] and bounds[user, 0] > limits[user]:
+            limits[user] = bounds[user, 0]
     dots = np.empty((queries.shape[0], TILE_ROWS), np.int32)
     rows = np.empty(TILE_ROWS, np.int64)
-    owners = np.empty(TILE_ROWS, np.int64)
     # The item that a user is at, which may have begun in an earlier tile, and what is known of it.
     current = np.full(users, -1, np.int64)
     upper_of = np.empty(users, np.float32)
     lower_of = np.empty(users, np.float32)
-    item = start
-    row = offsets[start]
-    while item < stop:
-        filled = 0
-        while item < stop and filled < TILE_ROWS:
-            if row == offsets[item] and shared and barred[0, item]:
+    mask_of = np.empty(users, np.int64)
+    item, row, end = start, offsets[start], offsets[stop]
+    while row < end:
+        # Critical personas are compared as well, which costs less than to pick the others; barred items are passed over.
+        while offsets[item + 1] <= row:
+            item += 1
+        row_end = min(row + TILE_ROWS, end)
+        if for_all:
+            if barred[0, item]:
                 row = offsets[item + 1]
-            while row < offsets[item + 1] and filled < TILE_ROWS:
-                if polarity[row] >= 0:
-                    rows[filled], owners[filled] = row, item
-                    filled += 1
-                row += 1
-            if row == offsets[item + 1]:
-                item += 1
-        for query in range(queries.shape[0]):
-            for place in range(filled):
-                dots[query, place] = _dot(codes[rows[place]], queries[query])
+                continue
+            after = item + 1
+            while offsets[after] < row_end:
+                if barred[0, after]:
+                    row_end = offsets[after]
+                after += 1
+        filled = row_end - row
+        for place in range(TILE_ROWS):
+            rows[place] = min(row + place, end - 1)
+        _multiply(codes, rows, filled, queries, dots)
+        tile_scales, tile_errors = scales[row:row_end], errors[row:row_end]
         for user in range(users):
             if counts[user] < 0:
                 continue
             if floors[user] > limits[user]:
                 limits[user] = floors[user]
-            owner, upper, lower = current[user], upper_of[user], lower_of[user]
+            # Nearly always no row of a tile reaches the limit, and no more than that is asked of it.
+            reaching = 0
+            for query in range(user * tastes, (user + 1) * tastes):
+                by_product, by_error, by_scale = weights[query, 0], weights[query, 1], weights[query, 2]
+                for place in range(filled):
+                    middle = np.float32(dots[query, place]) * (by_product * tile_scales[place])
+                    margin = by_error * tile_errors[place] + by_scale * tile_scales[place]
+                    reaching += middle + margin >= limits[user]
+            if reaching == 0:
+                continue
+            owner = item
             for place in range(filled):
-                if owners[place] != owner:
-                    if owner >= 0 and (shared or not barred[user, owner]):
-                        _note(user, owner, upper, lower, limits, bounds, bound_counts, candidates, uppers, counts)
-                    owner, upper, lower = owners[place], np.float32(-np.inf), np.float32(-np.inf)
-                scale, error = scales[rows[place]], errors[rows[place]]
+                row_upper, row_lower = np.float32(-np.inf), np.float32(-np.inf)
                 for query in range(user * tastes, (user + 1) * tastes):
-                    middle = np.float32(dots[query, place]) * (weights[query, 0] * scale)
-                    margin = weights[query, 1] * error + weights[query, 2] * scale
-                    upper = max(upper, middle + margin)
-                    lower = max(lower, middle - margin)
-            current[user], upper_of[user], lower_of[user] = owner, upper, lower
+                    middle = np.float32(dots[query, place]) * (weights[query, 0] * tile_scales[place])
+                    margin = weights[query, 1] * tile_errors[place] + weights[query, 2] * tile_scales[place]
+                    row_upper = max(row_upper, middle + margin)
+                    row_lower = max(row_lower, middle - margin)
+                if not row_upper >= limits[user] or polarity[row + place] < 0:
+                    continue
+                while offsets[owner + 1] <= row + place:
+                    owner += 1
+                if owner != current[user]:
+                    if current[user] >= 0 and not _is_barred(barred, user, current[user]):
+                        _note(
+                            user,
+                            current[user],
+                            upper_of[user],
+                            lower_of[user],
+                            mask_of[user],
+                            limits,
+                            bounds,
+                            bound_counts,
+                            candidates,
+                            uppers,
+                            masks,
+                            counts,
+                        )
+                    current[user], upper_of[user], lower_of[user] = owner, row_upper, row_lower
+                    mask_of[user] = 0
+                upper_of[user] = max(upper_of[user], row_upper)
+                lower_of[user] = max(lower_of[user], row_lower)
+                mask_of[user] |= _bit(row + place - offsets[owner])
+                if counts[user] < 0:
+                    break
             if limits[user] > floors[user]:
                 floors[user] = limits[user]
+        row = row_end
     for user in range(users):
-        if current[user] >= 0 and (shared or not barred[user, current[user]]):
+        if current[user] >= 0 and not _is_barred(barred, user, current[user]):
             _note(
                 user,
                 current[user],
                 upper_of[user],
                 lower_of[user],
+                mask_of[user],
                 limits,
                 bounds,
                 bound_counts,
                 candidates,
                 uppers,
+                masks,
                 counts,
             )
         if limits[user] > floors[user]:
@@ -357,6 +572,7 @@ def scan(
     types.int64,
     _readonly(types.int64, 1),
     _readonly(types.float32, 1),
+    _readonly(types.int64, 1),
     types.float32,
     types.float32,
     _writable(types.float32, 1),
@@ -365,7 +581,7 @@ def scan(
     _writable(types.int64, 1),
 )
 def settle(
-    queries, vectors, offsets, polarity, number, candidates, uppers, floor, likely, scores, items, winners, count
+    queries, vectors, offsets, polarity, number, candidates, uppers, masks, floor, likely, scores, items, winners, count
 ):
     """Push candidates (n,) of one user, whose scores are at most uppers (n,), into the user's heap, exactly scored.
 
@@ -381,6 +597,6 @@ def settle(
                 continue
             item = candidates[place]
             score, winner = _best_of_item(
-                queries, 0, queries.shape[0], vectors, offsets[item], offsets[item + 1], polarity
+                queries, 0, queries.shape[0], vectors, offsets[item], offsets[item + 1], polarity, masks[place]
             )
             count[0] = _push(scores, items, winners, count[0], score, item + number, winner)

@@ -26,12 +26,16 @@ item is scored from the float16 vectors, at twice the price.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +49,12 @@ MOST_THREADS = 8
 # Comparisons of a persona and a profile that are worth a thread of their own.
 PIECE = 16_384
 # Pieces per thread, so that a thread that was held up does not hold up all.
-PIECES_PER_THREAD = 4
+PIECES_PER_THREAD = 8
 # Users whose notes are kept at the same time.
 USERS_AT_ONCE = 64
-# Items noted per user and piece, per item wanted and at least, before a scan gives up.
+# Users whose candidates are scored faster than threads are woken.
+SETTLED_ALONE = 2
+# Items noted per user and thread, per item wanted and at least, before a scan gives up.
 NOTED_PER_ITEM, NOTED_AT_LEAST = 16, 4096
 # With fewer items than this per item wanted, and for catalogues of fewer personas, a scan of codes saves nothing.
 ITEMS_PER_WANTED, SCANNED_PERSONAS = 8, 4096
@@ -61,6 +67,9 @@ class Top:
     items: np.ndarray
     scores: np.ndarray
     winners: np.ndarray
+
+
+_NOTHING_BARRED = np.empty((0, 0), bool)
 
 
 def warm_up() -> None:
@@ -150,6 +159,7 @@ class Scan:
         self._vectors = _half(vectors)
         self._offsets = np.ascontiguousarray(offsets, np.int64)
         self._polarity = np.ascontiguousarray(polarity, np.int8)
+        self._cuts: dict[int, list[int]] = {}
         self._codes = self._scales = self._errors = None
         if codes is not None and scales is not None and errors is not None:
             if not (codes.shape == vectors.shape and len(scales) == len(errors) == len(vectors)):
@@ -174,6 +184,13 @@ class Scan:
         """`top` of every profile, (n, d) or (n, t, d), in one pass; barred: (items,) for all of them or (n, items)."""
         return top_many_of([self], profiles, k, barred)
 
+    def _cut(self, pieces: int) -> list[int]:
+        """Item rows at which to cut into pieces of about as many personas."""
+        if pieces not in self._cuts:
+            places = np.linspace(0, self._offsets[-1], pieces + 1)[1:-1]
+            self._cuts[pieces] = [0, *np.searchsorted(self._offsets, places).tolist(), self.items]
+        return self._cuts[pieces]
+
 
 def top_of(scans: Sequence[Scan], profile: np.ndarray, k: int, barred: np.ndarray | None = None) -> Top:
     """`Scan.top` over several catalogues together: items are numbered through them in the order given.
@@ -194,17 +211,16 @@ def top_many_of(scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.
         raise ValueError(f"Profiles have the dimension of the vectors, these have shape {profiles.shape}.")
     if not np.isfinite(profiles).all():
         raise ValueError("A profile is made of finite numbers.")
-    if barred is None:
-        barred = np.zeros((1, items), bool)
-    barred = np.ascontiguousarray(np.atleast_2d(barred), bool)
-    if barred.shape not in {(1, items), (len(profiles), items)}:
-        raise ValueError(f"There are {items} items and {len(profiles)} profiles, but barred has shape {barred.shape}.")
+    if barred is not None:
+        barred = np.atleast_2d(np.asarray(barred, bool))
+        if barred.shape not in {(1, items), (len(profiles), items)}:
+            raise ValueError(f"There are {items} items and {len(profiles)} profiles; barred has shape {barred.shape}.")
     k = max(min(k, items), 0)
     found: list[Top] = []
     for start in range(0, len(profiles), USERS_AT_ONCE):
         part = slice(start, start + USERS_AT_ONCE)
-        search = _Search(scans, profiles[part], k, barred if len(barred) == 1 else barred[part])
-        found.extend(search.run())
+        for_these = barred if barred is None or len(barred) == 1 else barred[part]
+        found.extend(_Search(scans, profiles[part], k, for_these).run())
     return found
 
 
@@ -218,137 +234,142 @@ class _Heaps:
 
 
 class _Notes:
-    """What one piece of a scan found out about its items; see `compiled.scan`."""
+    """Items of one catalogue that may be among the best of some users; see `compiled.scan`."""
 
     def __init__(self, users: int, k: int) -> None:
         room = max(NOTED_AT_LEAST, NOTED_PER_ITEM * k)
-        self.bounds, self.bound_counts = np.empty((users, k), np.float32), np.zeros(users, np.int64)
         self.candidates, self.uppers = np.empty((users, room), np.int64), np.empty((users, room), np.float32)
+        self.masks = np.empty((users, room), np.int64)
         self.counts = np.zeros(users, np.int64)
+
+
+class _Worker:
+    """What one thread has found out so far: exact scores, and by catalogue what is yet to be scored."""
+
+    def __init__(self, users: int, k: int) -> None:
+        self.heaps = _Heaps(users, k)
+        self.bounds, self.bound_counts = np.empty((users, k), np.float32), np.zeros(users, np.int64)
+        self.notes: dict[int, _Notes] = {}
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Items start to stop of a scan; `number` is what to add to an item's row to have its number in all scans."""
+    """Items start to stop of the catalogue at `place`, whose codes are to be scanned or whose vectors to be compared."""
 
-    scan: Scan
-    number: int
+    place: int
     start: int
     stop: int
+    scanned: bool
 
 
 class _Search:
     """One pass for some users, profiles (n, t, d)."""
 
-    def __init__(self, scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.ndarray) -> None:
+    def __init__(self, scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.ndarray | None) -> None:
         self.compiled = _compiled()
         self.users, self.tastes, dimension = profiles.shape
         self.queries = profiles.reshape(-1, dimension)
         self.k, self.scans = k, scans
         self.threads = scans[0].threads if scans else 1
-        self.numbers = np.cumsum([0] + [scan.items for scan in scans]).tolist()
-        self.barred = [
-            np.ascontiguousarray(barred[:, first:last])
-            for first, last in zip(self.numbers, self.numbers[1:], strict=False)
-        ]
+        # What to add to an item's row to have its number in all catalogues.
+        self.numbers = list(itertools.accumulate((scan.items for scan in scans), initial=0))
+        self.barred = [_NOTHING_BARRED] * len(scans)
+        if barred is not None:
+            self.barred = [
+                np.ascontiguousarray(barred[:, first:last]) for first, last in itertools.pairwise(self.numbers)
+            ]
+        self.floors = np.full(self.users, -np.inf, np.float32)
+        self.rounded, self.weights = rounded_queries(self.queries)
 
     def run(self) -> list[Top]:
         if not self.k:
             return [Top(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))] * self.users
-        scanned: list[int] = []
-        exact: list[int] = []
-        for place, scan in enumerate(self.scans):
-            codes_help = scan._codes is not None and scan.items >= ITEMS_PER_WANTED * self.k
-            (scanned if codes_help and len(scan._vectors) >= SCANNED_PERSONAS else exact).append(place)
-        floors = np.full(self.users, -np.inf, np.float32)
-        tasks: list[Callable[[], tuple[_Piece, _Notes] | _Heaps]] = []
-        if scanned:
-            rounded, weights = rounded_queries(self.queries)
-            for piece in self._pieces(scanned):
-                tasks.append(functools.partial(self._scan, piece, rounded, weights, floors))
-        for piece in self._pieces(exact):
-            tasks.append(functools.partial(self._exact, piece, None))
-        done = self._in_parallel(tasks, self._work(scanned) + self._work(exact))
-        heaps = [part for part in done if isinstance(part, _Heaps)]
-        notes = [part for part in done if not isinstance(part, _Heaps)]
-        users = range(self.users)
-        gave_up = np.array([any(note.counts[user] < 0 for _, note in notes) for user in users], bool)
+        pieces = [piece for place in range(len(self.scans)) for piece in self._pieces(place)]
+        workers = self._work(pieces)
+        heaps = [worker.heaps for worker in workers]
+        gave_up = np.zeros(self.users, bool)
+        for worker in workers:
+            for notes in worker.notes.values():
+                gave_up |= notes.counts < 0
         if gave_up.any():
-            who = np.flatnonzero(gave_up)
-            tasks = [functools.partial(self._exact, piece, who) for piece in self._pieces(scanned)]
-            for part in self._in_parallel(tasks, self._work(scanned)):
-                heaps.append(part)
-        if scanned:
-            settled = _Heaps(self.users, self.k)
-            settling = [
-                functools.partial(self._settle, user, notes, floors, settled) for user in users if not gave_up[user]
+            # All others are barred, and what was found before stays where it is.
+            done = np.repeat(~gave_up[:, None], self.numbers[-1], axis=1)
+            parts = itertools.pairwise(self.numbers)
+            self.barred = [
+                np.ascontiguousarray(done[:, first:last] | (barred if len(barred) else False))
+                for barred, (first, last) in zip(self.barred, parts, strict=True)
             ]
-            self._in_parallel(settling, PIECE * len(settling))
+            again = [replace(piece, scanned=False) for piece in pieces if piece.scanned]
+            heaps.extend(worker.heaps for worker in self._work(again))
+        users = np.flatnonzero(~gave_up)
+        if any(worker.notes for worker in workers):
+            settled = _Heaps(self.users, self.k)
+            tasks = [functools.partial(self._settle, user, workers, settled) for user in users]
+            _in_parallel(tasks, self.threads if len(tasks) > SETTLED_ALONE else 1)
             heaps.append(settled)
-        return [self._merged(user, heaps) for user in users]
+        return [self._merged(user, heaps) for user in range(self.users)]
 
-    def _pieces(self, places: Iterable[int]) -> list[_Piece]:
-        pieces = []
-        for place in places:
-            scan = self.scans[place]
-            work = len(scan._vectors) * len(self.queries)
-            count = max(1, min(self.threads * PIECES_PER_THREAD, work // PIECE)) if self.threads > 1 else 1
-            # As many personas in each, not as many items.
-            ends = np.searchsorted(scan._offsets, np.linspace(0, len(scan._vectors), count + 1)[1:-1]).tolist()
-            for start, stop in zip([0, *ends], [*ends, scan.items], strict=True):
-                if stop > start:
-                    pieces.append(_Piece(scan, self.numbers[place], start, stop))
-        return pieces
+    def _pieces(self, place: int) -> list[_Piece]:
+        scan = self.scans[place]
+        scanned = scan.items >= ITEMS_PER_WANTED * self.k and len(scan._vectors) >= SCANNED_PERSONAS
+        pieces = len(scan._vectors) * len(self.queries) // PIECE
+        pieces = max(1, min(self.threads * PIECES_PER_THREAD, pieces)) if self.threads > 1 else 1
+        return [
+            _Piece(place, start, stop, scanned and scan._codes is not None)
+            for start, stop in itertools.pairwise(scan._cut(pieces))
+            if stop > start
+        ]
 
-    def _work(self, places: Iterable[int]) -> int:
-        return sum(len(self.scans[place]._vectors) for place in places) * len(self.queries)
+    def _work(self, pieces: Iterable[_Piece]) -> list[_Worker]:
+        left = deque(pieces)
+        comparisons = len(self.queries) * sum(
+            len(self.scans[place]._vectors) for place in {piece.place for piece in left}
+        )
 
-    def _in_parallel(self, tasks: Sequence[Callable], work: int) -> list:
-        if self.threads == 1 or len(tasks) < 2 or work < 2 * PIECE:
-            return [task() for task in tasks]
-        pool = _pool(self.threads)
-        return [future.result() for future in [pool.submit(task) for task in tasks]]
+        def work() -> _Worker:
+            worker = _Worker(self.users, self.k)
+            with suppress(IndexError):
+                while True:
+                    piece = left.popleft()
+                    (self._scan if piece.scanned else self._exact)(piece, worker)
+            return worker
 
-    def _scan(
-        self, piece: _Piece, rounded: np.ndarray, weights: np.ndarray, floors: np.ndarray
-    ) -> tuple[_Piece, _Notes]:
-        notes, scan = _Notes(self.users, self.k), piece.scan
+        threads = max(1, min(self.threads, len(left), comparisons // PIECE))
+        return _in_parallel([work] * threads, threads)
+
+    def _scan(self, piece: _Piece, worker: _Worker) -> None:
+        notes, scan = worker.notes.setdefault(piece.place, _Notes(self.users, self.k)), self.scans[piece.place]
         self.compiled.scan(
-            rounded,
-            weights,
+            self.rounded,
+            self.weights,
             self.tastes,
             scan._codes,
             scan._scales,
             scan._errors,
             scan._offsets,
             scan._polarity,
-            self.barred[self.scans.index(scan)],
+            self.barred[piece.place],
             piece.start,
             piece.stop,
-            floors,
-            notes.bounds,
-            notes.bound_counts,
+            self.floors,
+            worker.bounds,
+            worker.bound_counts,
             notes.candidates,
             notes.uppers,
+            notes.masks,
             notes.counts,
         )
-        return piece, notes
 
-    def _exact(self, piece: _Piece, who: np.ndarray | None) -> _Heaps:
-        heaps, scan = _Heaps(self.users, self.k), piece.scan
-        barred = self.barred[self.scans.index(scan)]
-        if who is not None:
-            others = np.ones(self.users, bool)
-            others[who] = False
-            barred = barred | others[:, None]
+    def _exact(self, piece: _Piece, worker: _Worker) -> None:
+        heaps, scan = worker.heaps, self.scans[piece.place]
         self.compiled.exact_top(
             self.queries,
             self.tastes,
             scan._vectors,
             scan._offsets,
             scan._polarity,
-            barred,
-            piece.number,
+            self.barred[piece.place],
+            self.numbers[piece.place],
             piece.start,
             piece.stop,
             heaps.scores,
@@ -356,26 +377,27 @@ class _Search:
             heaps.winners,
             heaps.counts,
         )
-        return heaps
 
-    def _settle(self, user: int, notes: Sequence[tuple[_Piece, _Notes]], floors: np.ndarray, heaps: _Heaps) -> None:
-        bounds = np.concatenate([note.bounds[user, : note.bound_counts[user]] for _, note in notes])
-        floor = floors[user]
+    def _settle(self, user: int, workers: Sequence[_Worker], heaps: _Heaps) -> None:
+        bounds = np.concatenate([worker.bounds[user, : worker.bound_counts[user]] for worker in workers])
+        floor = self.floors[user]
         if len(bounds) >= self.k:
             floor = max(floor, np.partition(bounds, len(bounds) - self.k)[len(bounds) - self.k])
-        uppers = np.concatenate([note.uppers[user, : note.counts[user]] for _, note in notes])
+        noted = [(place, notes) for worker in workers for place, notes in worker.notes.items()]
+        uppers = np.concatenate([notes.uppers[user, : notes.counts[user]] for _, notes in noted])
         likely = np.partition(uppers, len(uppers) - self.k)[len(uppers) - self.k] if len(uppers) > self.k else -np.inf
         queries = self.queries[user * self.tastes : (user + 1) * self.tastes]
-        for piece, note in notes:
-            count = note.counts[user]
+        for place, notes in noted:
+            scan, count = self.scans[place], notes.counts[user]
             self.compiled.settle(
                 queries,
-                piece.scan._vectors,
-                piece.scan._offsets,
-                piece.scan._polarity,
-                piece.number,
-                note.candidates[user, :count],
-                note.uppers[user, :count],
+                scan._vectors,
+                scan._offsets,
+                scan._polarity,
+                self.numbers[place],
+                notes.candidates[user, :count],
+                notes.uppers[user, :count],
+                notes.masks[user, :count],
                 floor,
                 likely,
                 heaps.scores[user],
@@ -407,6 +429,12 @@ def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     by_scale = LARGEST_CODE * math.sqrt(dimension) * (lost + rounding)
     weights = np.stack([steps[:, 0], lengths * (1 + 2.0**-20), by_scale * (1 + 2.0**-20)], axis=1)
     return rounded, weights.astype(np.float32)
+
+
+def _in_parallel(tasks: Sequence[Callable[[], Any]], threads: int) -> list:
+    if threads == 1:
+        return [task() for task in tasks]
+    return [future.result() for future in [_pool(threads).submit(task) for task in tasks]]
 
 
 def _checked_profiles(profile: np.ndarray, dimension: int) -> np.ndarray:

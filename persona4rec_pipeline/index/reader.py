@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,8 @@ MAX_SCORE = 1e100
 _PERSONAS_ALONE, _PERSONAS_ALONE_BY_PLACE = Blend("score", 1.0), Blend("rank", 1.0)
 # Answers whose words are kept at hand, about 1 KB each.
 KEPT_WORDS = 16_384
+# Interactions that are recent taste.
+RECENT = 3
 # How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
 OPENING_TRIES = 3
 
@@ -245,13 +247,21 @@ class PersonaIndex:
         vectors, days = self._recent(vectors, days)
         return scoring.user_profile(vectors, self.manifest.recency_decay, days, self._half_life(days))
 
-    def tastes_from_vectors(self, vectors: np.ndarray, days: np.ndarray | None = None, tastes: int = 3) -> np.ndarray:
-        """Several profiles, float32 (t, d) with t <= `tastes`, one per group of alike interactions; as `profile_from_vectors`."""
+    def tastes_from_vectors(
+        self, vectors: np.ndarray, days: np.ndarray | None = None, tastes: int | Literal["recent"] = 3
+    ) -> np.ndarray:
+        """Several profiles, float32 (t, d), of interactions given as for `profile_from_vectors`.
+
+        tastes: at most so many, one per group of alike interactions; `recent`: one of the last RECENT interactions beside one of
+        all. Whether that ranks better than one profile is a question to the data: `benchmarks/tastes.py`.
+        """
         vectors, days = self._recent(vectors, days)
-        weights = scoring.history_weights(
-            np.array([0, len(vectors)]), self.manifest.recency_decay, days, self._half_life(days)
-        )
-        return scoring.taste_profiles(vectors, weights, tastes)
+        offsets = np.array([0, len(vectors)])
+        weights = scoring.history_weights(offsets, self.manifest.recency_decay, days, self._half_life(days))
+        if tastes != "recent":
+            return scoring.taste_profiles(vectors, weights, tastes)
+        parts = dict.fromkeys((min(RECENT, len(vectors)), len(vectors)))
+        return np.concatenate([scoring.taste_profiles(vectors[:part], weights[:part], 1) for part in parts])
 
     # Answers.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona4rec_pipeline.encoder.texts import interaction_text
-from persona4rec_pipeline.index import PersonaIndex, UnknownItem
+from persona4rec_pipeline.index import Filters, PersonaIndex, Recommendation, UnknownItem
 from persona4rec_pipeline.index.answers import NO_POSITIVE_HISTORY, NO_PROFILE, UNKNOWN_USER, Item
 from persona4rec_pipeline.serving.bodies import PastItem, Question, as_items
 from persona4rec_pipeline.serving.history import HistoryError
@@ -160,6 +160,16 @@ def who(index: PersonaIndex, drafted: Draft, encoded: np.ndarray | None = None) 
         drafted.seen,
         drafted.ignored,
     )
+
+
+def best_for(
+    index: PersonaIndex, who: Who, k: int, exclude: Sequence[Item] = (), filters: Filters | None = None
+) -> list[Recommendation]:
+    """The k best items of the catalogue that whoever is asking has not seen; without a profile, the most popular ones."""
+    left_out = [*exclude, *who.seen]
+    if who.profile is None:
+        return index.popular(k, exclude=left_out, filters=filters, seen_by=who.seen_by, fallback=who.fallback)
+    return index.search(who.profile, k, exclude=left_out, filters=filters, seen_by=who.seen_by)
 
 
 def _add_history(

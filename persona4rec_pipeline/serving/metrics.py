@@ -8,6 +8,7 @@ folder PROMETHEUS_MULTIPROC_DIR, which `serve` sets before it is imported.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -89,6 +90,18 @@ class Metrics:
         """What the encoder is doing, one of ENCODER_STATES."""
         for name in ENCODER_STATES:
             self.encoder_state.labels(name).set(name == state)
+
+    def forget_dead_workers(self) -> None:
+        """Take the states of workers that ended out of the sums; what they counted stays."""
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        if not folder:
+            return
+        from prometheus_client.multiprocess import mark_process_dead
+
+        found = {path.stem.rpartition("_")[2] for path in Path(folder).glob("gauge_live*_*.db")}
+        for process in (int(number) for number in found if number.isdigit()):
+            if not Path(f"/proc/{process}").exists():
+                mark_process_dead(process)
 
     def render(self) -> bytes:
         """All figures in Prometheus' text format, of all workers."""

@@ -60,7 +60,7 @@ class Entry:
 class Overlay:
     """The queued interactions by user. Any thread may ask; `refresh` and `encode` are called by the watcher and after an append."""
 
-    def __init__(self, queue: InteractionQueue, encoder: BackgroundEncoder, settings: Settings) -> None:
+    def __init__(self, queue: InteractionQueue, settings: Settings, encoder: BackgroundEncoder | None = None) -> None:
         self.queue = queue
         self._encoder = encoder
         self._settings = settings
@@ -94,16 +94,16 @@ class Overlay:
         """Whether the file of the queue has changed since it was last read; costs two microseconds."""
         return self._read_stamp() != self._stamp
 
-    def refresh(self, oldest_through: dict[str, int] | None = None) -> None:
+    def refresh(self, oldest_through: dict[str, int] | None = None, user_id: str | None = None) -> None:
         """Take in what other processes queued, and let go of what was forgotten and of what every generation contains that
-        answers: those contain at least `oldest_through`. Raises QueueUnusable."""
+        answers: those contain at least `oldest_through`. `user_id`: of this user alone. Raises QueueUnusable."""
         with self._lock:
             stamp = self._read_stamp()
             if stamp != self._stamp:
-                while rows := self.queue.after(self._start(oldest_through), limit=ROWS_AT_ONCE):
+                while rows := self.queue.after(self._start(oldest_through), user_id, limit=ROWS_AT_ONCE):
                     self._take_in(rows)
                     self._last_id = int(rows[-1].id or 0)
-                for forgotten in self._entries.keys() - set(self.queue.users()):
+                for forgotten in self._entries.keys() - set(self.queue.users() if self._entries else ()):
                     del self._entries[forgotten]
                 self._stamp = stamp
             if oldest_through:
@@ -157,7 +157,7 @@ class Overlay:
     def encode(self, index: PersonaIndex) -> None:
         """Have the encoder read what was written and is not read yet; returns at once."""
         with self._lock:
-            if self._encoding is not None or time.monotonic() < self._pause_until:
+            if self._encoder is None or self._encoding is not None or time.monotonic() < self._pause_until:
                 return
             unread = [entry for entry in self._unread(index) if _known(entry, index)][:TEXTS_AT_ONCE]
             if not unread:
@@ -236,9 +236,9 @@ class Overlay:
         return tuple(found)
 
 
-def open_overlay(settings: Settings, encoder: BackgroundEncoder) -> Overlay:
-    """The overlay over the queue of these settings; nothing is read yet."""
-    return Overlay(InteractionQueue(settings.interactions_path), encoder, settings)
+def open_overlay(settings: Settings, encoder: BackgroundEncoder | None = None) -> Overlay:
+    """The overlay over the queue of these settings; nothing is read yet. Without an encoder no text ever is."""
+    return Overlay(InteractionQueue(settings.interactions_path), settings, encoder)
 
 
 def _newest_first(entry: Entry) -> tuple[float, int]:

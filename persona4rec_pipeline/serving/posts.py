@@ -12,7 +12,7 @@ from typing import Any
 from persona4rec_pipeline.index import Filters
 from persona4rec_pipeline.index.reader import Ranking
 from persona4rec_pipeline.serving.answers import entries, to_json
-from persona4rec_pipeline.serving.ask import Who
+from persona4rec_pipeline.serving.ask import Who, best_for
 from persona4rec_pipeline.serving.bodies import (
     ExplainBody,
     FilterBody,
@@ -84,16 +84,7 @@ async def recommend(service: Service, body: RecommendBody, call: Call) -> bytes:
     count_fallback(service, who)
 
     def answer() -> bytes:
-        index = arm.served.index
-        options: dict[str, Any] = {
-            "exclude": [*as_items(body.exclude), *who.seen],
-            "filters": as_filters(body.filters),
-            "seen_by": who.seen_by,
-        }
-        if who.profile is None:
-            found = index.popular(body.k, fallback=who.fallback, **options)
-        else:
-            found = index.search(who.profile, body.k, **options)
+        found = best_for(arm.served.index, who, body.k, as_items(body.exclude), as_filters(body.filters))
         return envelope(arm, who, b"recommendations", entries(found, body.explain))
 
     if is_small(service, arm):

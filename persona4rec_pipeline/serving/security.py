@@ -23,16 +23,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from persona4rec_pipeline.settings import Settings
+
 KEY_BYTES = 32
 PREFIX = "p4r_"
 FILE_NAME = "api-keys.json"
 LOG_KEY_NAME = "log-key"
 
-# The page may load what this server serves, and nothing else; nobody may put it in a frame.
-PAGE_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-    b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
+# An answer of the API is no page; a browser that is made to show one shows it without any power. The page has its own.
 API_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -203,6 +201,25 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def keys_required(settings: Settings) -> bool:
+    """Whether nobody is answered without a key: where the settings say so, and where others than this machine can ask."""
+    return settings.serving.require_key or not is_loopback(settings.serving.host)
+
+
+def check_door(settings: Settings) -> None:
+    """Raises KeyProblem, saying how to make one, where a key is required and there is no valid one: nobody could pass."""
+    if keys_required(settings) and not ApiKeys(settings.serving_path).any_valid():
+        why = (
+            "serving.require_key is set"
+            if settings.serving.require_key
+            else f"{settings.serving.host} is reached from other machines"
+        )
+        raise KeyProblem(
+            f"{why}, so that an API key is required, and there is no valid one. Make one with `persona4rec api-key add "
+            "NAME`, or serve on 127.0.0.1."
+        )
 
 
 def host_name(header: bytes) -> str:

@@ -26,6 +26,7 @@ from persona4rec_pipeline.serving.openapi import describe
 from persona4rec_pipeline.serving.posts import POSTS
 from persona4rec_pipeline.serving.problems import Problem, problem_document
 from persona4rec_pipeline.serving.reads import read_routes
+from persona4rec_pipeline.serving.run import configure_log
 from persona4rec_pipeline.serving.state import Service
 from persona4rec_pipeline.settings import Settings, load_settings
 
@@ -69,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def app_from_environment() -> FastAPI:
-    """The application of the settings of this process; for servers that start workers of their own."""
+    """The application of the settings of this process, with its log; what each worker of a server calls."""
+    configure_log()
     return create_app(load_settings())
 
 

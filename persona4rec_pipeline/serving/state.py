@@ -22,7 +22,7 @@ from persona4rec_pipeline.serving.experiment import TREATMENT, variant_of
 from persona4rec_pipeline.serving.limits import TokenBuckets
 from persona4rec_pipeline.serving.metrics import Metrics
 from persona4rec_pipeline.serving.overlay import QueueUnusable, open_overlay
-from persona4rec_pipeline.serving.security import ApiKeys, KeyProblem, hashed_user, is_loopback, log_key
+from persona4rec_pipeline.serving.security import ApiKeys, KeyProblem, check_door, hashed_user, keys_required, log_key
 from persona4rec_pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Service:
         self.metrics = Metrics()
         self.folder = settings.serving_path
         self.keys = ApiKeys(self.folder)
-        self.keys_required = serving.require_key or not is_loopback(serving.host)
+        self.keys_required = keys_required(settings)
         self.experiment = serving.experiment if serving.experiment.name is not None else None
         options: dict[str, Any] = {
             "verify": serving.verify,
@@ -86,7 +86,9 @@ class Service:
         self._counted = {"swaps": 0, "refused": 0}
 
     def start(self) -> None:
-        """Open the index and begin to watch. Without a published index it starts all the same, and says so."""
+        """Open the index and begin to watch. Without a published index it starts all the same, and says so. Raises KeyProblem
+        where keys are required and there are none."""
+        check_door(self.settings)
         self.look()
         self._watcher.start()
         if self.log is not None:
@@ -138,6 +140,7 @@ class Service:
             metrics.age.set((datetime.now(UTC) - served.published_at).total_seconds())
         metrics.set_encoder_state(self.encoder.state)
         metrics.encoding.set(self.encoder.waiting)
+        metrics.forget_dead_workers()
         metrics.in_progress.set(self.in_progress)
         swaps, refused = self.current.swaps, self.current.refused
         metrics.hot_swaps.inc(swaps - self._counted["swaps"])

@@ -131,6 +131,14 @@ def test_distinct_tastes_are_told_apart_and_one_taste_is_the_profile(index):
     assert len(index.tastes_from_vectors(vectors[:1], tastes=3)) == 1
 
 
+def test_recent_taste_stands_beside_the_whole(index):
+    vectors = np.array([axis(number) for number in range(5)], np.float32)
+    recent, whole = index.tastes_from_vectors(vectors, tastes="recent")
+    np.testing.assert_allclose(recent, index.profile_from_vectors(vectors[:3]), atol=1e-6)
+    np.testing.assert_allclose(whole, index.profile_from_vectors(vectors), atol=1e-6)
+    assert len(index.tastes_from_vectors(vectors[:3], tastes="recent")) == 1
+
+
 def test_many_users_at_once_get_what_each_gets_alone(index):
     profiles = np.stack([vector(1), vector(0, 1), vector(1, 1, 1)])
     together = index.search_many(profiles, 4, filters=Filters(catalogs=["books"]))
