@@ -6,7 +6,7 @@ Belongs here: the records, and the words for what went otherwise. Does not belon
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 Item = str | tuple[str, str]
@@ -101,4 +101,4 @@ class PastInteraction:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"at": self.at.isoformat()}
+        return asdict(self) | {"at": self.at.replace(tzinfo=UTC).isoformat()}
