@@ -31,7 +31,9 @@ from persona4rec_pipeline.warehouse import Database, open_warehouse
 
 PROTOCOLS = ("temporal", "loo")
 
-# What a backtest starts from; everything else is made from it. `forgotten_users` are gone from the reviews already.
+# What a backtest starts from; everything else is made from it. `forgotten_users` are gone from the reviews already, and what
+# came in while serving is in them as far as it was folded in: a backtest is of the rows that are served, and the queue stays
+# with the installation that serves.
 COPIED = ("catalogs", "items", "reviews")
 STEPS_AFTER_SOURCES = tuple(step for step in STEPS if step != SOURCE_STEP and step != ("quality_report",))
 

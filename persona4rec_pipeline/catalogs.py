@@ -14,6 +14,7 @@ from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.build import build_index
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers, read_manifest
+from persona4rec_pipeline.interactions import InteractionQueue
 from persona4rec_pipeline.reviews.catalogs import (
     AUTO,
     Catalog,
@@ -72,7 +73,8 @@ def add_catalog(
 
 
 def remove_catalog(settings: Settings, name: str) -> Removal:
-    """Delete a catalogue's rows, generations, index shard, runs, partition key and quality reports; its source files stay.
+    """Delete a catalogue's rows, queued interactions, generations, index shard, runs, partition key and quality reports; its
+    source files stay.
 
     Index generations that hold it are deleted once one without it is published, and the database files rewritten, so that
     nothing can be read out of them. Raises CatalogError for an unknown one,
@@ -93,6 +95,8 @@ def remove_catalog(settings: Settings, name: str) -> Removal:
             {"catalog": name},
         )
     }
+    # First, while a repetition still finds the catalogue.
+    InteractionQueue(settings.interactions_path).forget_catalog(name)
     rows = sum(delete_catalog_rows(warehouse, name).values())
     generations = Ledger(open_ledger_database(settings)).forget(name)
     forget_partition(settings, name, titles)

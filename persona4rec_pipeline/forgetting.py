@@ -1,4 +1,4 @@
-"""Forgetting a user as one act: from warehouse, ledger, index, quality reports, Dagster's log, and later ingests.
+"""Forgetting a user as one act: from warehouse, queue, ledger, index, quality reports, Dagster's log, and later ingests.
 
 Belongs here: what must go, and in which order, so that a forgetting that was cut short can be repeated. Does not belong
 here: how each room deletes its part.
@@ -18,8 +18,9 @@ from persona4rec_pipeline.encoder.together import delete_left_texts
 from persona4rec_pipeline.evaluation.quality_page import delete_reports
 from persona4rec_pipeline.generation import Ledger
 from persona4rec_pipeline.index.files import IndexMissing, current_generation, generation_numbers
+from persona4rec_pipeline.interactions import InteractionQueue
 from persona4rec_pipeline.reviews.catalogs import list_catalogs
-from persona4rec_pipeline.reviews.ingest import user_hash
+from persona4rec_pipeline.reviews.ids import user_hash
 from persona4rec_pipeline.runner import (
     NIGHTLY,
     SILENT,
@@ -42,7 +43,7 @@ OWN_TABLES = ("review_aspects", "alignment_pairs", "interaction_vectors", "candi
 @dataclass(frozen=True)
 class Forgotten:
     """What was deleted: reviews, rows of other tables, generations of the ledger, items whose personas were made again,
-    runs of Dagster's log, old index generations."""
+    runs of Dagster's log, old index generations, interactions of the queue."""
 
     reviews: int
     rows: int
@@ -50,22 +51,35 @@ class Forgotten:
     items: int
     runs: int
     index_generations: int
+    queued: int = 0
 
 
 def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -> Forgotten:
     """Delete everything of a user, make again the personas that rested on their reviews, publish, and tidy the files.
 
-    Raises ValueError for a user of whom nothing is known and who was not forgotten before.
+    Interactions that came in while serving go from the queue as well, also those that no nightly run has folded in yet;
+    should the site send more of them, the next run leaves them out and deletes them. A service that runs meanwhile answers
+    from the queue as it is, and from the index of before until the new one is published.
+
+    Raises ValueError for a user of whom nothing is known, in reviews or queue, and who was not forgotten before.
     """
     warehouse, ledger = open_warehouse(settings), Ledger(open_ledger_database(settings))
     reviews = warehouse.rows("SELECT catalog, review_id, item_id, text FROM reviews WHERE user_id = ?", [user_id])
     digest = user_hash(user_id)
+    queue = InteractionQueue(settings.interactions_path)
     if not reviews and not warehouse.rows("SELECT 1 FROM forgotten_users WHERE user_hash = ?", [digest]):
-        raise ValueError(f"No review of user {user_id!r} is known.")
+        if not queue.after(0, user_id, limit=1):
+            raise ValueError(f"No review of user {user_id!r} is known.")
+        # Known from the queue alone: nothing was made of that yet.
+        rows, queued = _delete_rows(warehouse, user_id, digest), queue.forget(user_id)
+        compact_files(settings)
+        return Forgotten(0, rows, 0, 0, 0, 0, queued)
     names = _persona_names(warehouse, user_id)
     # The ledger first: what it holds is found by the reviews, and must be found again if this is cut short here.
     generations = ledger.forget(*_subjects(warehouse, user_id))
     rows = _delete_rows(warehouse, user_id, digest)
+    # After the hash is noted, so that a repetition finds the user, and a run in between leaves them out.
+    queued = queue.forget(user_id)
     every = [entry.catalog.name for entry in list_catalogs(warehouse)]
     catalogs = sorted({catalog for catalog, *_ in reviews}) or every
     with dagster_instance(settings) as instance:
@@ -87,7 +101,7 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
     old = _delete_old_generations(settings)
     compact_files(settings)
     items = len({(catalog, item_id) for catalog, _, item_id, _ in reviews})
-    return Forgotten(len(reviews), rows, generations, items, runs, old)
+    return Forgotten(len(reviews), rows, generations, items, runs, old, queued)
 
 
 def _persona_names(warehouse: Database, user_id: str) -> set[str]:
@@ -122,7 +136,11 @@ def _delete_rows(warehouse: Database, user_id: str, digest: str) -> int:
     with warehouse.write() as connection:
         connection.execute("INSERT OR IGNORE INTO forgotten_users VALUES (?, now()::TIMESTAMP)", [digest])
         for statement in (
-            "DELETE FROM splits WHERE (catalog, review_id) IN (SELECT (catalog, review_id) FROM reviews WHERE user_id = ?)",
+            *(
+                f"DELETE FROM {table} WHERE (catalog, review_id) IN "
+                "(SELECT (catalog, review_id) FROM reviews WHERE user_id = ?)"
+                for table in ("splits", "posted_reviews")
+            ),
             # Pairs of others name the personas that they chose from; the judge is asked again about the new ones.
             "DELETE FROM alignment_pairs WHERE (catalog, item_id) IN "
             "(SELECT (catalog, item_id) FROM reviews WHERE user_id = ?)",

@@ -29,7 +29,7 @@ MAX_REVIEW_CHARACTERS, MAX_ID_CHARACTERS = 20_000, 2_000
 
 _SCHEMA = """
 -- One row per interaction that was accepted. Rows are only added, and deleted when a user or a catalogue must go.
-CREATE TABLE IF NOT EXISTS interactions (
+CREATE TABLE interactions (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,  -- ascending in the order of acceptance, never given twice
     key       TEXT NOT NULL,                      -- of the caller; a second one of the same user is the same interaction
     user_id   TEXT NOT NULL,
@@ -42,9 +42,12 @@ CREATE TABLE IF NOT EXISTS interactions (
     UNIQUE (user_id, key)
 );
 -- What the service asks for: one user's interactions after an id.
-CREATE INDEX IF NOT EXISTS interactions_of_user ON interactions (user_id, id);
+CREATE INDEX interactions_of_user ON interactions (user_id, id);
 -- What the nightly run asks for: one catalogue's interactions after an id, and its highest id.
-CREATE INDEX IF NOT EXISTS interactions_of_catalog ON interactions (catalog, id);
+CREATE INDEX interactions_of_catalog ON interactions (catalog, id);
+-- One row: by what a queue is told apart from one that was begun anew in its place, whose ids mean something else.
+CREATE TABLE queue (identity TEXT NOT NULL);
+INSERT INTO queue VALUES (lower(hex(randomblob(8))));
 """
 _COLUMNS = "id, key, user_id, catalog, item_id, kind, rating, review, at"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,8 +98,9 @@ class InteractionQueue:
     def append(self, interaction: Interaction) -> int:
         """Queue an interaction and return its id; it is on the disk when this returns.
 
-        A key that the user has queued before gives the id of the first, and changes nothing. Null characters are left out
-        and half surrogates replaced, as neither survives in a database. Raises BadInteraction.
+        A key that the user has queued before gives the id of the first, and changes nothing. Ids are stripped of blanks, as
+        those of source files are; null characters are left out and half surrogates replaced, as neither survives in a
+        database. Raises BadInteraction.
         """
         values = _checked(interaction)
         with self._writing, self._told():
@@ -139,7 +143,7 @@ class InteractionQueue:
         for column, value in (("user_id", user_id), ("catalog", catalog)):
             if value is not None:
                 conditions.append(f"{column} = ?")
-                parameters.append(_clean(value))
+                parameters.append(_clean(value).strip())
         query = f"SELECT {_COLUMNS} FROM interactions WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"
         return [_interaction(row) for row in self._rows(query, [*parameters, -1 if limit is None else limit])]
 
@@ -148,12 +152,12 @@ class InteractionQueue:
         if catalog is None:
             rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'interactions'", [])
         else:
-            rows = self._rows("SELECT max(id) FROM interactions WHERE catalog = ?", [_clean(catalog)])
+            rows = self._rows("SELECT max(id) FROM interactions WHERE catalog = ?", [_clean(catalog).strip()])
         return int(rows[0][0] or 0) if rows else 0
 
-    def users(self) -> list[str]:
-        """The ids of all users of whom something is queued, in order."""
-        return [user for (user,) in self._rows("SELECT DISTINCT user_id FROM interactions ORDER BY user_id", [])]
+    def identity(self) -> str:
+        """What tells this file from one that was begun anew in its place; empty for one that is not there."""
+        return "".join(identity for (identity,) in self._rows("SELECT identity FROM queue", []))
 
     def forget(self, user_id: str) -> int:
         """Delete all interactions of a user, so that the file holds no trace of them; returns how many there were."""
@@ -174,7 +178,9 @@ class InteractionQueue:
             return 0
         with self._writing, self._told():
             connection = self._open("write")
-            deleted = connection.execute(f"DELETE FROM interactions WHERE {column} = ?", [_clean(value)]).rowcount
+            deleted = connection.execute(
+                f"DELETE FROM interactions WHERE {column} = ?", [_clean(value).strip()]
+            ).rowcount
             # What was appended lies in the write-ahead log as well until that begins anew. Repeated even where nothing was
             # deleted: a forgetting that was cut short here is one that is not finished.
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -203,7 +209,9 @@ class InteractionQueue:
             # One process at a time: SQLite does not wait for another that changes the journal mode.
             with _exclusive(self.path.with_suffix(".lock")):
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA)
+                # Looked at first: to declare what is there would still wait for another's transaction.
+                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'queue'").fetchone():
+                    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             # FULL: the log is on the disk before `append` returns, so that a power cut loses nothing that was accepted.
             connection.execute("PRAGMA synchronous = FULL")
             # What is deleted is overwritten with zeros.
@@ -226,10 +234,10 @@ class InteractionQueue:
 
 def _checked(interaction: Interaction) -> tuple[object, ...]:
     """The values of the columns after `id`. Raises BadInteraction."""
-    ids = {name: _clean(getattr(interaction, name)) for name in ("key", "user_id", "catalog", "item_id")}
+    ids = {name: _clean(getattr(interaction, name)).strip() for name in ("key", "user_id", "catalog", "item_id")}
     for name, value in ids.items():
-        if not value.strip() or len(value) > MAX_ID_CHARACTERS:
-            raise BadInteraction(f"{name} must have 1 to {MAX_ID_CHARACTERS:,} characters, some of them visible.")
+        if not 0 < len(value) <= MAX_ID_CHARACTERS:
+            raise BadInteraction(f"{name} must have 1 to {MAX_ID_CHARACTERS:,} characters that are not blank.")
     if interaction.kind not in KINDS:
         raise BadInteraction(f"kind must be one of {', '.join(KINDS)}.")
     if interaction.rating is not None and not math.isfinite(interaction.rating):

@@ -21,7 +21,7 @@ from persona4rec_pipeline.personas.refresh import changed_evidence
 from persona4rec_pipeline.reviews.catalogs import CatalogCounts, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import IncomingUnreadable, needs_ingest, scan
-from persona4rec_pipeline.runner import STEPS, dagster_instance, stale_reasons
+from persona4rec_pipeline.runner import STEPS, dagster_instance, source_reasons, stale_reasons
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import RegisteredEncoder, Tracking
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
@@ -118,12 +118,12 @@ def read_status(settings: Settings) -> Status:
             CatalogState(
                 entry,
                 personas.get(entry.catalog.name, 0),
-                _stale(instance, definitions, warehouse, entry.catalog.name),
+                _stale(settings, instance, definitions, warehouse, entry.catalog.name),
                 health,
             )
             for entry, health in zip(entries, inventory, strict=True)
         ]
-        out_of_date = _stale(instance, definitions, warehouse, None)
+        out_of_date = _stale(settings, instance, definitions, warehouse, None)
     try:
         index: Manifest | None = read_manifest(current_generation(settings.index_path))
         problem = None
@@ -163,9 +163,9 @@ def read_plan(settings: Settings, catalogs: Sequence[str] | None = None) -> Plan
         steps = {
             f"{asset}[{name}]": reasons
             for name in names
-            for asset, reasons in _stale(instance, definitions, warehouse, name).items()
+            for asset, reasons in _stale(settings, instance, definitions, warehouse, name).items()
         }
-        steps |= _stale(instance, definitions, warehouse, None)
+        steps |= _stale(settings, instance, definitions, warehouse, None)
         planned = [] if settings.generation.engine == "extractive" else _requests(settings, instance, warehouse, names)
     unread = [name for name in names if _has_unread(warehouse, name)]
     unread += [name for name in _arriving(settings, warehouse) if name not in known]
@@ -214,7 +214,11 @@ def _measured_rate(instance: dg.DagsterInstance, asset: str, model: str) -> floa
 
 
 def _stale(
-    instance: dg.DagsterInstance, definitions: dg.Definitions, warehouse: Database, catalog: str | None
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    definitions: dg.Definitions,
+    warehouse: Database,
+    catalog: str | None,
 ) -> dict[str, tuple[str, ...]]:
     graph = definitions.resolve_asset_graph()
     found = {}
@@ -222,8 +226,8 @@ def _stale(
         if graph.get(dg.AssetKey(asset)).is_partitioned != (catalog is not None):
             continue
         reasons = stale_reasons(instance, definitions, asset, catalog)
-        if asset == "reviews" and catalog is not None and _has_unread(warehouse, catalog):
-            reasons = (*reasons, "its source files changed")
+        if asset == "reviews" and catalog is not None:
+            reasons += source_reasons(warehouse, settings, catalog, False, lambda line: None)
         if reasons:
             found[asset] = reasons
     return found

@@ -1,6 +1,6 @@
 """Materialize what is out of date, in one process, through Dagster.
 
-Belongs here: which assets are stale (Dagster's own answer, plus source files that changed), in which order they run, and
+Belongs here: which assets are stale (Dagster's own answer, plus source files that changed and what is queued), in which order they run, and
 what is told while they do. Does not belong here: the command line (`cli.py`), schedules (`automation.py`) and what an
 asset does.
 
@@ -31,10 +31,11 @@ from persona4rec_pipeline.definitions import build_definitions
 from persona4rec_pipeline.generation import LanguageModel, Ledger
 from persona4rec_pipeline.inventory import note_looked_at, told_error
 from persona4rec_pipeline.processes import PROCESS_TAG, end_abandoned_runs, process_of
-from persona4rec_pipeline.reviews.assets import code_versions
+from persona4rec_pipeline.reviews.assets import QUEUE_ALONE, code_versions
 from persona4rec_pipeline.reviews.catalogs import find_catalog, has_new_data, list_catalogs
 from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
+from persona4rec_pipeline.reviews.posted import QUEUED, has_new_interactions
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.traces import delete_runs_of_partition, delete_runs_that_quote
 from persona4rec_pipeline.warehouse import Database, open_ledger_database, open_warehouse
@@ -65,6 +66,8 @@ OF_EACH_CATALOG = tuple(asset for step in NIGHTLY[:-1] for asset in step)
 OVER_ALL_CATALOGS = tuple(asset for step in WEEKLY for asset in step if asset not in OF_EACH_CATALOG)
 # The steps that ask the language model; its engine is stopped before training needs the memory and the cores.
 GENERATING_STEPS = (STEPS[2], STEPS[3])
+# Why a catalogue is out of date whose files are others than at its last ingest.
+FILES_CHANGED = "its source files changed"
 # Tag of the runs made here: what started them.
 COMMAND_TAG = "persona4rec/command"
 
@@ -177,8 +180,13 @@ def run_stale(
                 if catalog in failures:
                     continue
                 changed: tuple[str, ...] = ()
+                tags: dict[str, str] = {}
                 if step == SOURCE_STEP and catalog is not None:
-                    changed = _source_reasons(warehouse, catalog, catalog in arrived, listener)
+                    changed = source_reasons(warehouse, settings, catalog, catalog in arrived, listener.noted)
+                    is_fresh = not any(stale_reasons(running, definitions, asset, catalog) for asset in step)
+                    # What was read of the source holds as long as nothing else is out of date.
+                    if changed == (QUEUED,) and is_fresh and not force:
+                        tags[QUEUE_ALONE] = "true"
                 for asset in step:
                     reasons = stale_reasons(running, definitions, asset, catalog)
                     if (force and catalog is not None) or asset in always:
@@ -187,7 +195,7 @@ def run_stale(
                     if reasons:
                         listener.started(asset, catalog, reasons)
                     try:
-                        outcome = _materialize(running, definitions, asset, catalog, reasons, command)
+                        outcome = _materialize(running, definitions, asset, catalog, reasons, command, tags)
                     except RunFailed as failure:
                         failures[catalog] = str(failure)
                         if catalog is not None:
@@ -314,6 +322,24 @@ def stale_reasons(
     ) or ("its inputs changed",)
 
 
+def source_reasons(
+    warehouse: Database, settings: Settings, catalog: str, arrived: bool, tell: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Why a catalogue's `reviews` are out of date, which Dagster cannot know: FILES_CHANGED, QUEUED, both or neither."""
+    if find_catalog(warehouse, catalog) is None:
+        return (FILES_CHANGED,) if arrived else ()
+    reasons: list[str] = []
+    try:
+        if arrived or has_new_data(warehouse, catalog):
+            reasons.append(FILES_CHANGED)
+    except SourceError as error:
+        # Whoever deletes a source does not ask for the catalogue's deletion; that is `remove-catalog`.
+        tell(f"{catalog} is kept as it was read last: {error}")
+    if has_new_interactions(warehouse, settings, catalog):
+        reasons.append(QUEUED)
+    return tuple(reasons)
+
+
 def _arrived(settings: Settings, warehouse: Database, listener: Listener) -> list[str]:
     """Folders of the watched location that can be read now and hold something new."""
     arrived = []
@@ -328,19 +354,6 @@ def _arrived(settings: Settings, warehouse: Database, listener: Listener) -> lis
     return arrived
 
 
-def _source_reasons(warehouse: Database, catalog: str, arrived: bool, listener: Listener) -> tuple[str, ...]:
-    if arrived:
-        return ("its source files changed",)
-    if find_catalog(warehouse, catalog) is None:
-        return ()
-    try:
-        return ("its source files changed",) if has_new_data(warehouse, catalog) else ()
-    except SourceError as error:
-        # Whoever deletes a source does not ask for the catalogue's deletion; that is `remove-catalog`.
-        listener.noted(f"{catalog} is kept as it was read last: {error}")
-        return ()
-
-
 def _materialize(
     instance: dg.DagsterInstance,
     definitions: dg.Definitions,
@@ -348,6 +361,7 @@ def _materialize(
     catalog: str | None,
     reasons: tuple[str, ...],
     command: str,
+    tags: Mapping[str, str] | None = None,
 ) -> Finished:
     if not reasons:
         return Finished(asset, catalog, False, (), 0.0, {})
@@ -359,7 +373,7 @@ def _materialize(
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
-        tags={COMMAND_TAG: command, PROCESS_TAG: process_of(run_id)},
+        tags={COMMAND_TAG: command, PROCESS_TAG: process_of(run_id), **(tags or {})},
         run_id=run_id,
     )
     if not result.success:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from persona4rec_pipeline.forgetting import forget_user
 from persona4rec_pipeline.index import PersonaIndex
+from persona4rec_pipeline.interactions import Interaction, InteractionQueue
 from persona4rec_pipeline.runner import NIGHTLY, run_stale
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
@@ -33,9 +36,26 @@ def settings(tmp_path_factory):
     return settings
 
 
+def post(settings, user, said):
+    at = datetime(2020, 1, 20, tzinfo=UTC)
+    entry = Interaction(None, said, user, "books", "i1", "review", 5, said, at)
+    return InteractionQueue(settings.interactions_path).append(entry)
+
+
 def test_an_unknown_user_cannot_be_forgotten(settings):
     with pytest.raises(ValueError, match="No review of user 'nobody'"):
         forget_user(settings, "nobody")
+
+
+def test_a_user_known_from_the_queue_alone_is_forgotten_at_once(settings):
+    post(settings, "queued-user-55", "Marmalade submarines beneath Ljubljana")
+    post(settings, "ann", "A clever puzzle once more")
+    generation = PersonaIndex.open(settings.index_path).generation
+    gone = forget_user(settings, "queued-user-55")
+    assert (gone.queued, gone.reviews) == (1, 0)
+    assert files_that_hold(settings.home, "queued-user-55", "Marmalade") == set()
+    assert PersonaIndex.open(settings.index_path).generation == generation
+    assert [entry.user_id for entry in InteractionQueue(settings.interactions_path).after(0)] == ["ann"]
 
 
 def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
@@ -44,10 +64,14 @@ def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
     killed = settings.home / "staging" / "training-1"
     killed.mkdir(parents=True)
     (killed / "together.json").write_text(f'{{"pairs": ["{TELLING}"]}}')
+    # One that is folded in, and one that is not yet.
+    post(settings, "secret-user-77", TELLING)
+    run_stale(settings, steps=NIGHTLY)
+    post(settings, "secret-user-77", f"Once more: {TELLING}")
     assert files_that_hold(settings.home, *traces), "the search must find what is there"
     assert "secret-user-77" in PersonaIndex.open(settings.index_path).users
     gone = forget_user(settings, "secret-user-77")
-    assert (gone.reviews, gone.items) == (2, 2) and gone.rows >= 6 and gone.runs >= 1
+    assert (gone.reviews, gone.items, gone.queued) == (3, 2, 2) and gone.rows >= 6 and gone.runs >= 1
     assert files_that_hold(settings.home, *traces) == set()
     index = PersonaIndex.open(settings.index_path)
     assert "secret-user-77" not in index.users and "ann" in index.users
@@ -57,6 +81,7 @@ def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
 def test_the_next_ingest_leaves_the_user_out(settings):
     incoming = settings.home / "incoming" / "books" / "reviews-2.jsonl"
     write(incoming, json_lines([review("cy", "i2", 9, text=PLAIN)]))
+    post(settings, "secret-user-77", f"The site sent it again: {TELLING}")
     made = {outcome.where: outcome.metadata for outcome in run_stale(settings, steps=NIGHTLY) if outcome.was_stale}
     assert made["reviews[books]"]["forgotten"] == 2
     assert files_that_hold(settings.home, "secret-user-77", "Quicksilver") == set()

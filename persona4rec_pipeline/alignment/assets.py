@@ -36,11 +36,13 @@ LOGIC_VERSION = "4"
 # Settings that only training reads.
 _NOT_OF_JUDGING = {"flat_pairs", "flat_entropy"}
 
-# Every positive train interaction of a user, with the earlier positive train interactions that explain it. What has the
-# same time is not earlier, in whatever order it was stored.
+# Every positive train review of a user, with the earlier positive train interactions that explain it. What has the same time
+# is not earlier, in whatever order it was stored. A click explains others and is not explained: each would cost a question
+# to the model, and there are many more of them than of choices that somebody cared to write about.
 _CHOICES = """
 WITH liked AS (
-    SELECT reviews.catalog, reviews.review_id, reviews.user_id, reviews.item_id, reviews.reviewed_at
+    SELECT reviews.catalog, reviews.review_id, reviews.user_id, reviews.item_id, reviews.reviewed_at,
+        reviews.text <> '' AS speaks
     FROM reviews JOIN splits USING (catalog, review_id)
     WHERE splits.split = 'train' AND reviews.is_positive
 ), past AS (
@@ -48,25 +50,29 @@ WITH liked AS (
 ), numbered AS (
     SELECT *,
         rank() OVER (PARTITION BY user_id ORDER BY reviewed_at) - 1 AS earlier,
-        row_number() OVER (PARTITION BY user_id ORDER BY reviewed_at DESC, review_id DESC) AS newest
+        row_number() OVER (PARTITION BY user_id, speaks ORDER BY reviewed_at DESC, review_id DESC) AS newest
     FROM liked
 )
 SELECT catalog, review_id, user_id, item_id, reviewed_at,
        list_reverse(review_ids[greatest(earlier - $max_history, 0) + 1 : earlier]) AS history
 FROM numbered JOIN past USING (user_id)
-WHERE earlier > 0 AND newest <= $max_pairs
+WHERE speaks AND earlier > 0 AND newest <= $max_pairs
 ORDER BY catalog, item_id, review_id
 """
 
 # Users, and their choices that have something earlier.
 _COUNTS = """
 WITH numbered AS (
-    SELECT rank() OVER (PARTITION BY reviews.user_id ORDER BY reviews.reviewed_at) - 1 AS earlier,
-        row_number() OVER (PARTITION BY reviews.user_id ORDER BY reviews.reviewed_at DESC, review_id DESC) AS newest
+    SELECT reviews.text <> '' AS speaks,
+        rank() OVER (PARTITION BY reviews.user_id ORDER BY reviews.reviewed_at) - 1 AS earlier,
+        row_number() OVER (
+            PARTITION BY reviews.user_id, speaks ORDER BY reviews.reviewed_at DESC, review_id DESC
+        ) AS newest
     FROM reviews JOIN splits USING (catalog, review_id)
     WHERE splits.split = 'train' AND reviews.is_positive
 )
-SELECT count(*) FILTER (newest <= $max_pairs), count(*) FILTER (newest > $max_pairs) FROM numbered WHERE earlier > 0
+SELECT count(*) FILTER (newest <= $max_pairs), count(*) FILTER (newest > $max_pairs) FROM numbered
+WHERE speaks AND earlier > 0
 """
 
 

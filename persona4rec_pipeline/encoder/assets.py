@@ -41,6 +41,7 @@ from persona4rec_pipeline.encoder.vectors import (
     refresh_persona_vectors,
 )
 from persona4rec_pipeline.presentation import image, markdown_table
+from persona4rec_pipeline.reviews.posted import read_progress, with_progress
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.tracking import CHALLENGER, RegisteredEncoder, Run, Tracking
 from persona4rec_pipeline.warehouse import Database
@@ -301,6 +302,9 @@ def _vectors_result(
 ) -> dg.MaterializeResult:
     # Equal text hash and encoder mean an equal vector, so the vectors themselves need not be read for the version.
     version = warehouse.content_version(table, catalog, ignore=["vector"])
+    if table == "interaction_vectors":
+        with warehouse.read() as connection:
+            version = with_progress(version, read_progress(connection, catalog).counted_through)
     return dg.MaterializeResult(
         metadata={**asdict(counts), "dagster/partition_row_count": counts.rows, "encoder": encoder},
         data_version=dg.DataVersion(version),

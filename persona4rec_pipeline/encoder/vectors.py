@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from persona4rec_pipeline.encoder.texts import ASPECT_SLOTS, interaction_text, persona_text, text_hash
+from persona4rec_pipeline.reviews.posted import note_counted, vectors_may_count
 from persona4rec_pipeline.warehouse import Database
 
 # Texts in, float32 (n, d) of unit vectors out, in the same order.
@@ -69,15 +70,20 @@ def refresh_interaction_vectors(
 ) -> VectorCounts:
     """Make `interaction_vectors` of a catalogue agree with its reviews, aspects, summaries, splits and the encoder.
 
-    Only the `max_history` most recent positive train interactions of each user; otherwise as for personas.
+    Only the `max_history` most recent positive train interactions of each user; otherwise as for personas. Then the
+    interactions that came in while serving, as far as these rows hold them, are counted (`reviews/posted.py`).
     """
-    rows = warehouse.frame(_INTERACTIONS, {"catalog": catalog, "max_history": max_history})
+    with warehouse.read() as connection:
+        rows = connection.execute(_INTERACTIONS, {"catalog": catalog, "max_history": max_history}).df()
+        through = vectors_may_count(connection, catalog)
     texts = [
         interaction_text(title, summary, dict(zip(ASPECT_SLOTS, slots, strict=True)))
         for title, summary, *slots in _tuples(rows, ["title", "summary", *ASPECT_SLOTS])
     ]
     keys = rows[["review_id", "user_id", "item_id", "reviewed_at"]]
-    return _refresh(warehouse, "interaction_vectors", catalog, keys, texts, encoder, encode)
+    counts = _refresh(warehouse, "interaction_vectors", catalog, keys, texts, encoder, encode)
+    note_counted(warehouse, catalog, through)
+    return counts
 
 
 def refresh_item_vectors(warehouse: Database, catalog: str, encoder: str, encode: Encode) -> VectorCounts:

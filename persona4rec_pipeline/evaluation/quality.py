@@ -57,8 +57,9 @@ _FIRST_PERSON = re.compile(r"\bI\b|\b[Mm](?:y|e|ine|yself)\b")
 # What every query may begin with. $catalog is NULL for all catalogues.
 _SCOPE = """
 WITH train AS (
+    -- What says something: clicks are no reviews that a persona could rest on.
     SELECT reviews.* FROM reviews JOIN splits USING (catalog, review_id)
-    WHERE splits.split = 'train' AND ($catalog IS NULL OR reviews.catalog = $catalog)
+    WHERE splits.split = 'train' AND reviews.text <> '' AND ($catalog IS NULL OR reviews.catalog = $catalog)
 ), known AS (
     FROM items WHERE $catalog IS NULL OR catalog = $catalog
 ), made AS (

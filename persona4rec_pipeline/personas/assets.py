@@ -275,7 +275,7 @@ def _read_facts(warehouse: Database, catalog: str, domain: Domain) -> list[ItemF
         texts = connection.execute(
             """SELECT reviews.item_id, reviews.text FROM reviews
                JOIN splits USING (catalog, review_id) JOIN items USING (catalog, item_id)
-               WHERE catalog = $catalog AND splits.split = 'train'
+               WHERE catalog = $catalog AND splits.split = 'train' AND reviews.text <> ''
                  AND items.title IS NULL AND items.description IS NULL
                QUALIFY row_number() OVER (PARTITION BY reviews.item_id ORDER BY review_id) <= $most
                ORDER BY reviews.item_id, review_id""",

@@ -55,13 +55,14 @@ _ASPECT_COLUMNS = [
     *(column for name in SLOTS for column in (name, f"{name}_span")),
     "language", "is_evidence", "source", "fallback_reason", "made_from",
 ]  # fmt: skip
-# The title stands in the prompt, so a new title is a change of the review as well.
+# Those that say something: a click is no review to be read, and no evidence of anything but itself. The title stands in the
+# prompt, so a new title is a change of the review as well.
 _TRAIN_REVIEWS = """
     SELECT reviews.review_id, reviews.item_id, reviews.user_id, coalesce(items.title, '') AS title, reviews.text,
            md5(concat_ws(chr(31), $version, coalesce(items.title, ''), reviews.text)) AS made_from
     FROM reviews JOIN splits USING (catalog, review_id)
     LEFT JOIN items ON items.catalog = reviews.catalog AND items.item_id = reviews.item_id
-    WHERE reviews.catalog = $catalog AND splits.split = 'train'
+    WHERE reviews.catalog = $catalog AND splits.split = 'train' AND reviews.text <> ''
 """
 _CHANGED_REVIEWS = f"""
     FROM ({_TRAIN_REVIEWS})
@@ -93,7 +94,8 @@ def refresh_aspects(
     model: LanguageModel | None,
     tell: Tell,
 ) -> Refreshed:
-    """Make `review_aspects` of a catalogue agree with its train reviews; only new and changed reviews are read.
+    """Make `review_aspects` of a catalogue agree with its train reviews; only new and changed reviews are read, and none
+    of interactions without a text.
 
     version: of prompt, model, rules and settings; another one makes all rows again. With `model` None rules read.
     """
@@ -101,7 +103,8 @@ def refresh_aspects(
     with warehouse.write() as connection:
         removed = connection.execute(
             """DELETE FROM review_aspects WHERE catalog = $catalog AND review_id NOT IN
-               (SELECT review_id FROM splits WHERE catalog = $catalog AND split = 'train') RETURNING review_id""",
+               (SELECT review_id FROM splits JOIN reviews USING (catalog, review_id)
+                WHERE catalog = $catalog AND split = 'train' AND text <> '') RETURNING review_id""",
             {"catalog": catalog},
         ).fetchall()
     rows = warehouse.rows(f"SELECT count(*) FROM ({_TRAIN_REVIEWS})", parameters)[0][0]
@@ -341,7 +344,7 @@ def _items(warehouse: Database, catalog: str, version: str, where: str = "TRUE")
 def _train_texts(warehouse: Database, catalog: str) -> Iterator[str]:
     rows = warehouse.rows(
         """SELECT reviews.text FROM reviews JOIN splits USING (catalog, review_id)
-           WHERE reviews.catalog = ? AND splits.split = 'train' ORDER BY review_id""",
+           WHERE reviews.catalog = ? AND splits.split = 'train' AND reviews.text <> '' ORDER BY review_id""",
         [catalog],
     )
     return (text for (text,) in rows)

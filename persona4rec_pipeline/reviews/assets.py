@@ -16,7 +16,8 @@ from persona4rec_pipeline.automation import CATALOGS, patient
 from persona4rec_pipeline.presentation import bar_chart, markdown_table
 from persona4rec_pipeline.reviews.catalogs import get_catalog
 from persona4rec_pipeline.reviews.incoming import take_in
-from persona4rec_pipeline.reviews.ingest import ingest_items, ingest_reviews
+from persona4rec_pipeline.reviews.ingest import IngestCounts, fold_in, ingest_items, ingest_reviews
+from persona4rec_pipeline.reviews.posted import read_progress, with_progress
 from persona4rec_pipeline.reviews.splits import assign_splits
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database
@@ -24,22 +25,29 @@ from persona4rec_pipeline.warehouse import Database
 # Raised by hand when the code of this step changes its results.
 LOGIC_VERSION = "1"
 PREVIEW_ROWS = 5
+# Tag of runs of `reviews` and `items` that are to take in what came in while serving, and need not read the source.
+QUEUE_ALONE = "persona4rec/queue_alone"
 
 
 @dg.asset(
     partitions_def=CATALOGS,
     group_name="reviews",
     kinds={"duckdb"},
-    description="One user's review of one item at one time, read from the catalogue's source; bad rows are kept apart, "
-    "with file, line and reason.",
+    description="One user's review of one item at one time, read from the catalogue's source, and what came in while "
+    "serving; bad rows are kept apart, with file, line and reason.",
 )
 @patient
 def reviews(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     name = context.partition_key
-    catalog = take_in(settings, warehouse, name) or get_catalog(warehouse, name)
-    counts = ingest_reviews(warehouse, settings, catalog)
+    if QUEUE_ALONE in context.run.tags:
+        counts = fold_in(warehouse, settings, get_catalog(warehouse, name))
+    else:
+        catalog = take_in(settings, warehouse, name) or get_catalog(warehouse, name)
+        counts = ingest_reviews(warehouse, settings, catalog)
+    with warehouse.read() as connection:
+        progress = read_progress(connection, name)
     users, items, positive, first, last = warehouse.rows(
         "SELECT count(DISTINCT user_id), count(DISTINCT item_id), count(*) FILTER (WHERE is_positive), "
         "min(reviewed_at), max(reviewed_at) FROM reviews WHERE catalog = ?",
@@ -53,7 +61,14 @@ def reviews(
     )
     return dg.MaterializeResult(
         metadata={
-            **asdict(counts),
+            **_counted(counts, QUEUE_ALONE not in context.run.tags),
+            "posted": counts.posted.kept,
+            "posted_waiting": counts.posted.waiting,
+            "posted_waiting_for": dg.MetadataValue.md(
+                markdown_table(("unknown item", "interactions"), list(counts.posted.waiting_for.items()))
+            ),
+            "posted_left_out": counts.posted.left_out,
+            "posted_read_through": progress.read_through,
             "dagster/partition_row_count": counts.kept,
             "users": users,
             "items": items,
@@ -73,7 +88,7 @@ def reviews(
                 [name],
             ),
         },
-        data_version=dg.DataVersion(warehouse.content_version("reviews", name)),
+        data_version=dg.DataVersion(with_progress(warehouse.content_version("reviews", name), progress.read_through)),
     )
 
 
@@ -89,16 +104,18 @@ def items(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Database], settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     name = context.partition_key
-    counts = ingest_items(warehouse, settings, get_catalog(warehouse, name))
-    titled, described, unreviewed = warehouse.rows(
-        "SELECT count(title), count(description), count(*) FILTER (WHERE item_id NOT IN "
+    reads = QUEUE_ALONE not in context.run.tags
+    # What came in while serving is about items that are there.
+    counts = ingest_items(warehouse, settings, get_catalog(warehouse, name)) if reads else None
+    stored, titled, described, unreviewed = warehouse.rows(
+        "SELECT count(*), count(title), count(description), count(*) FILTER (WHERE item_id NOT IN "
         "(SELECT item_id FROM reviews WHERE catalog = $catalog)) FROM items WHERE catalog = $catalog",
         {"catalog": name},
     )[0]
     return dg.MaterializeResult(
         metadata={
-            **asdict(counts),
-            "dagster/partition_row_count": counts.kept,
+            **(_counted(counts) if counts else {}),
+            "dagster/partition_row_count": stored,
             "with_title": titled,
             "with_description": described,
             "without_reviews": unreviewed,
@@ -153,6 +170,13 @@ def code_versions(settings: Settings) -> dict[str, str]:
         name: hashlib.sha256(json.dumps([LOGIC_VERSION, values], sort_keys=True).encode()).hexdigest()[:12]
         for name, values in relevant.items()
     }
+
+
+def _counted(counts: IngestCounts, has_read: bool = True) -> dict[str, int]:
+    """The counts of what was read, and of what is there."""
+    told = asdict(counts)
+    del told["posted"]
+    return told if has_read else {"kept": counts.kept}
 
 
 def _table(warehouse: Database, header: Sequence[str], query: str, parameters: Any = None) -> dg.MarkdownMetadataValue:

@@ -10,13 +10,12 @@ for the final insert. Nothing in the warehouse changes unless all of a source wa
 from __future__ import annotations
 
 import glob
-import hashlib
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,15 @@ import duckdb
 
 from persona4rec_pipeline.reviews.catalogs import PENDING, Catalog, format_of, source_fingerprint
 from persona4rec_pipeline.reviews.files import SourceError
+from persona4rec_pipeline.reviews.ids import IS_FORGOTTEN, REVIEW_ID, forgotten_hashes
+from persona4rec_pipeline.reviews.posted import (
+    PostedCounts,
+    choose_posted,
+    forget_staged,
+    read_progress,
+    stage_posted,
+    store_posted,
+)
 from persona4rec_pipeline.reviews.sources import stage_items, stage_reviews
 from persona4rec_pipeline.settings import Settings
 from persona4rec_pipeline.warehouse import Database, replace_changed_rows
@@ -32,17 +40,6 @@ REASONS_SHOWN = 3
 # A staging folder this old, in seconds, belongs to an ingest that was killed.
 STALE_AFTER_S = 24 * 3600
 
-# 80 bits: a collision among 30 million reviews has a chance of about 4e-10. Every part carries its length, so that no
-# two (catalogue, user, item, time) share a text.
-_REVIEW_ID = (
-    "substr(md5("
-    + " || ".join(
-        f"length({part}) || ':' || {part}"
-        for part in ("$catalog", "user_id", "item_id", "CAST(epoch_us(reviewed_at) AS VARCHAR)")
-    )
-    + "), 1, 20)"
-)
-
 
 class TooManyRejects(SourceError):
     """More rows of a source are unusable than `reviews.max_reject_fraction` allows; nothing was changed."""
@@ -50,7 +47,8 @@ class TooManyRejects(SourceError):
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """What became of a source: kept = read - rejected - forgotten - duplicates - beyond_limit + from_reviews."""
+    """What became of a source: kept = read - rejected - forgotten - duplicates - beyond_limit + from_reviews +
+    posted.kept."""
 
     read: int
     rejected: int
@@ -59,38 +57,35 @@ class IngestCounts:
     from_reviews: int  # items only: those without metadata, known from their reviews
     kept: int
     forgotten: int = 0  # reviews only: rows of users who asked to be forgotten
-
-
-def user_hash(user_id: str) -> str:
-    """How a forgotten user is remembered: SHA-256, hexadecimal, of a fixed prefix and the id."""
-    return hashlib.sha256(f"persona4rec:{user_id}".encode()).hexdigest()
+    posted: PostedCounts = field(default_factory=PostedCounts)  # reviews only: what came in while serving
 
 
 def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> IngestCounts:
-    """Replace the catalogue's reviews, and its rejected review rows, by what its review source holds now.
+    """Replace the catalogue's reviews, and its rejected review rows, by what its review source and the queue hold now.
 
     Of rows with the same user, item and time the first is kept. With `limit_items`, only reviews of that many of the
-    most reviewed items are kept (ties: by item id). Reading the same files again gives identical rows.
+    most reviewed items are kept (ties: by item id). Reading the same files again gives identical rows. What came in while
+    serving joins them by the rules of `posted.py`; of items beyond the limit it waits.
 
-    Raises SourceError if the source is missing, empty, damaged or not understood, or has no usable row; TooManyRejects
-    if too many rows are unusable. Then nothing has changed.
+    Raises SourceError if the source is missing, empty, damaged or not understood, or has no usable row, or if the queue was
+    lost; TooManyRejects if too many rows are unusable. Then nothing has changed.
     """
     fingerprint = source_fingerprint(catalog)
+    with database.read() as connection:
+        hashes, progress = forgotten_hashes(connection), read_progress(connection, catalog.name)
     with _staging(settings) as (stage, folder):
         stage_reviews(stage, catalog.reviews_source, format_of(catalog), catalog.column_mapping, settings.reviews)
         read, rejected = _check_rejects(stage, "reviews", catalog, settings)
-        hashes = [digest for (digest,) in database.rows("SELECT user_hash FROM forgotten_users")]
-        is_forgotten = "sha256('persona4rec:' || user_id) IN (SELECT unnest($hashes::VARCHAR[]))"
         # Narrow on purpose: which rows stay is decided without moving their texts.
         stage.execute(
             f"""
             CREATE TABLE first_rows AS SELECT file_number, line, item_id FROM staged_reviews
-            WHERE problem IS NULL AND NOT {is_forgotten}
+            WHERE problem IS NULL AND NOT {IS_FORGOTTEN}
             QUALIFY row_number() OVER (PARTITION BY user_id, item_id, reviewed_at ORDER BY file_number, line) = 1
             """,
             {"hashes": hashes},
         )
-        forgotten = _count(stage, "staged_reviews", f"problem IS NULL AND {is_forgotten}", {"hashes": hashes})
+        forgotten = _count(stage, "staged_reviews", f"problem IS NULL AND {IS_FORGOTTEN}", {"hashes": hashes})
         unique = _count(stage, "first_rows")
         if catalog.limit_items is not None:
             stage.execute(
@@ -99,9 +94,19 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
                 [catalog.limit_items],
             )
         kept = _count(stage, "first_rows")
+        progress = stage_posted(stage, settings, catalog.name, progress)
+        forget_staged(stage, settings, hashes)
+        posted = choose_posted(
+            stage,
+            settings.reviews,
+            catalog.name,
+            "SELECT user_id, item_id, reviewed_at FROM staged_reviews SEMI JOIN first_rows USING (file_number, line)",
+            _known_items(stage, catalog),
+        )
+        _export(stage, "FROM posted_now", folder / "posted.parquet", {})
         _export(
             stage,
-            f"""SELECT CAST($catalog AS VARCHAR) AS catalog, {_REVIEW_ID} AS review_id, user_id, item_id, rating,
+            f"""SELECT CAST($catalog AS VARCHAR) AS catalog, {REVIEW_ID} AS review_id, user_id, item_id, rating,
                     COALESCE(liked, rating >= $positive, $missing) AS is_positive, title, text, reviewed_at
                 FROM staged_reviews SEMI JOIN first_rows USING (file_number, line)""",
             folder / "reviews.parquet",
@@ -112,11 +117,13 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
             },
         )
         # What a forgotten user wrote is not kept as a rejected row either; that there was one is.
-        row_text = f"CASE WHEN {is_forgotten} THEN NULL ELSE row_text END"
+        row_text = f"CASE WHEN {IS_FORGOTTEN} THEN NULL ELSE row_text END"
         _export_rejects(stage, "reviews", catalog, folder, row_text, {"hashes": hashes})
         with database.write() as warehouse:
-            incoming = f"SELECT * FROM {_parquet(folder / 'reviews.parquet')}"
+            from_source, from_queue = (f"FROM {_parquet(folder / f'{name}.parquet')}" for name in ("reviews", "posted"))
+            incoming = f"({from_source}) UNION ALL BY NAME ({from_queue})"
             replace_changed_rows(warehouse, "reviews", incoming, "catalog = $catalog", {"catalog": catalog.name})
+            store_posted(warehouse, catalog.name, from_queue, progress)
             _replace_rejects(warehouse, "reviews", catalog, folder)
             warehouse.execute(
                 "UPDATE catalogs SET source_fingerprint = ? WHERE catalog = ?", [PENDING + fingerprint, catalog.name]
@@ -127,9 +134,45 @@ def ingest_reviews(database: Database, settings: Settings, catalog: Catalog) -> 
         duplicates=read - rejected - forgotten - unique,
         beyond_limit=unique - kept,
         from_reviews=0,
-        kept=kept,
+        kept=kept + posted.kept,
         forgotten=forgotten,
+        posted=posted,
     )
+
+
+def fold_in(database: Database, settings: Settings, catalog: Catalog) -> IngestCounts:
+    """Bring the catalogue's reviews up to date with the queue alone; the rows of its source stay as they were read last.
+
+    What `ingest_reviews` would do where no file has changed, without reading one: a night's clicks must not cost the
+    parsing of all reviews, and a source that was deleted after it was read can still have new interactions. Of the counts
+    only kept and posted say something. Raises SourceError if the queue was lost.
+    """
+    name = {"catalog": catalog.name}
+    with database.write():
+        pass  # a file of an earlier version gets its tables
+    with _staging(settings) as (_, folder):
+        with database.read() as connection:
+            progress = stage_posted(connection, settings, catalog.name, read_progress(connection, catalog.name))
+            forget_staged(connection, settings, forgotten_hashes(connection))
+            posted = choose_posted(
+                connection,
+                settings.reviews,
+                catalog.name,
+                "SELECT user_id, item_id, reviewed_at FROM reviews ANTI JOIN posted_reviews USING (catalog, review_id) "
+                "WHERE catalog = $catalog",
+                "SELECT item_id FROM items WHERE catalog = $catalog",
+                name,
+            )
+            _export(connection, "FROM posted_now", folder / "posted.parquet", {})
+        with database.write() as warehouse:
+            from_queue = f"FROM {_parquet(folder / 'posted.parquet')}"
+            scope = (
+                "catalog = $catalog AND review_id IN (SELECT review_id FROM posted_reviews WHERE catalog = $catalog)"
+            )
+            replace_changed_rows(warehouse, "reviews", from_queue, scope, name)
+            store_posted(warehouse, catalog.name, from_queue, progress)
+            kept = _count(warehouse, "reviews", "catalog = $catalog", name)
+    return IngestCounts(read=0, rejected=0, duplicates=0, beyond_limit=0, from_reviews=0, kept=kept, posted=posted)
 
 
 def ingest_items(database: Database, settings: Settings, catalog: Catalog) -> IngestCounts:
@@ -240,6 +283,19 @@ def _check_rejects(
             "Mend the source, state its format or column mapping, or raise reviews.max_reject_fraction."
         )
     return read, rejected
+
+
+def _known_items(stage: duckdb.DuckDBPyConnection, catalog: Catalog) -> str:
+    """A query of the items that the catalogue will have: those with reviews in its source, and those of its metadata.
+
+    The metadata are read for it only where something is queued on an item that no review of the source names.
+    """
+    reviewed = "SELECT item_id FROM first_rows"
+    is_asked = _count(stage, f"(FROM staged_posted ANTI JOIN ({reviewed}) USING (item_id))")
+    if catalog.limit_items is not None or catalog.items_source is None or not is_asked:
+        return reviewed
+    stage_items(stage, catalog.items_source, format_of(catalog), catalog.column_mapping)
+    return f"{reviewed} UNION SELECT item_id FROM staged_items WHERE problem IS NULL"
 
 
 def _export(stage: duckdb.DuckDBPyConnection, query: str, path: Path, parameters: dict[str, Any]) -> None:

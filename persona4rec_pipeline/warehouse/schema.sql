@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS items (
     PRIMARY KEY (catalog, item_id)
 );
 
--- Asset `reviews`. An interaction is one user's review of one item at one time.
+-- Asset `reviews`. An interaction is one user's review of one item at one time, or their click on it, without text.
 CREATE TABLE IF NOT EXISTS reviews (
     catalog     VARCHAR NOT NULL,
     review_id   VARCHAR NOT NULL,           -- hash of catalogue, user, item and time: the same in every ingest
@@ -35,9 +35,24 @@ CREATE TABLE IF NOT EXISTS reviews (
     rating      DOUBLE,                     -- NULL where the source gives none
     is_positive BOOLEAN NOT NULL,
     title       VARCHAR,
-    text        VARCHAR NOT NULL,
+    text        VARCHAR NOT NULL,           -- '': nothing was said
     reviewed_at TIMESTAMP NOT NULL,         -- UTC
     PRIMARY KEY (catalog, review_id)
+);
+
+-- Which rows of `reviews` came in while serving and not from the catalogue's source; see reviews/posted.py.
+CREATE TABLE IF NOT EXISTS posted_reviews (
+    catalog   VARCHAR NOT NULL,
+    review_id VARCHAR NOT NULL,
+    PRIMARY KEY (catalog, review_id)
+);
+
+-- How far the queue of interactions that came in while serving is taken in, per catalogue that had any.
+CREATE TABLE IF NOT EXISTS posted_progress (
+    catalog         VARCHAR PRIMARY KEY,
+    read_through    BIGINT NOT NULL,        -- highest id of the queue that an ingest has read
+    counted_through BIGINT NOT NULL,        -- id up to which `interaction_vectors` was made of what was read
+    queue           VARCHAR NOT NULL        -- which queue: one that was begun anew gives the same ids to other interactions
 );
 
 -- Source rows that could not be used, kept with the reason.
