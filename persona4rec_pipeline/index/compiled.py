@@ -49,12 +49,19 @@ def _kernel(*arguments: types.Type) -> Callable[[Callable[..., None]], Callable[
     return compiled
 
 
+def _features(context: Any) -> str:
+    """What the processor that is compiled for can do."""
+    return str(context.codegen().magic_tuple())
+
+
 @intrinsic
 def _widened(_typing: Any, _half: Any) -> Any:
-    """A finite float16, given as int16, as float32; the same trick as in `scoring`."""
+    """A finite float16, given as int16, as float32: by the processor, or where it cannot, by the trick of `scoring`."""
 
-    def code(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+    def code(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         wide, real = ir.IntType(32), ir.FloatType()
+        if "+f16c" in _features(context):
+            return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), real)
         bits = builder.and_(builder.shl(builder.sext(arguments[0], wide), wide(13)), wide(0x8FFFE000))
         return builder.fmul(builder.bitcast(bits, real), ir.Constant(real, 2.0**112))
 
@@ -107,15 +114,6 @@ def score_candidates(queries, rows, vectors, offsets, polarity, scores, winners)
             scores[place], winners[place] = _best_of_item(
                 queries, 0, queries.shape[0], vectors, offsets[row], offsets[row + 1], polarity, _ALL
             )
-
-
-@_kernel(_readonly(types.int16, 2), _readonly(types.float32, 1), _writable(types.float32, 1))
-def weighted_sum(vectors, weights, total):
-    """Fill total (d,) with the sum of the float16 vectors (l, d) times their weights, scaled to unit length."""
-    total[:] = 0
-    for row in range(vectors.shape[0]):
-        for place in range(total.shape[0]):
-            total[place] += weights[row] * _widened(vectors[row, place])
 
 
 @njit
@@ -241,7 +239,7 @@ def _pair_sums(context: Any, builder: ir.IRBuilder, left: ir.Value, right: ir.Va
     All x86 processors have an instruction for it, in the width that they have, which the compiler finds by itself for the
     simplest loops alone.
     """
-    features = str(context.codegen().magic_tuple())
+    features = _features(context)
     lanes, name = next(((lanes, name) for lanes, feature, name in _PAIR_SUMS if feature in features), (0, ""))
     if not lanes:
         wide = ir.VectorType(ir.IntType(32), LANES // 2)
@@ -491,9 +489,11 @@ def scan(
             rows[place] = min(row + place, end - 1)
         _multiply(codes, rows, filled, queries, dots)
         tile_scales, tile_errors = scales[row:row_end], errors[row:row_end]
+        all_gave_up = True
         for user in range(users):
             if counts[user] < 0:
                 continue
+            all_gave_up = False
             if floors[user] > limits[user]:
                 limits[user] = floors[user]
             # Nearly always no row of a tile reaches the limit, and no more than that is asked of it.
@@ -543,6 +543,8 @@ def scan(
                     break
             if limits[user] > floors[user]:
                 floors[user] = limits[user]
+        if all_gave_up:
+            return
         row = row_end
     for user in range(users):
         if current[user] >= 0 and not _is_barred(barred, user, current[user]):

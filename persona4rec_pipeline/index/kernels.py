@@ -32,7 +32,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -44,6 +43,8 @@ from persona4rec_pipeline.index import scoring
 # Rows that are quantised at a time.
 QUANTISED_ROWS = 4096
 LARGEST_CODE, LARGEST_QUERY = 127, 32767
+# In a profile; beyond it float32 would not hold the bounds of all scores.
+LARGEST_NUMBER = 1e15
 # The memory of one machine is busy with fewer threads than it has cores.
 MOST_THREADS = 8
 # Comparisons of a persona and a profile that are worth a thread of their own.
@@ -123,12 +124,16 @@ def user_profile(
 def score_candidates(
     profile: np.ndarray, rows: np.ndarray, vectors: np.ndarray, offsets: np.ndarray, polarity: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`scoring.score_candidates` for float16 vectors, for one profile (d,) or the best of several (t, d)."""
+    """`scoring.score_candidates` for float16 vectors, for one profile (d,) or the best of several (t, d).
+
+    Raises ValueError for profiles of another shape and rows that are not there. Offsets are trusted to be those of the vectors.
+    """
     profiles = _checked_profiles(profile, vectors.shape[1])
     rows = np.ascontiguousarray(rows, np.int64)
     scores, winners = np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
     if len(rows) and not (rows.min() >= -1 and rows.max() < len(offsets) - 1):
         raise ValueError(f"Item rows are -1 to {len(offsets) - 2}, these are {rows.min()} to {rows.max()}.")
+    offsets, polarity = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(polarity, np.int8)
     _compiled().score_candidates(profiles, rows, _half(vectors), offsets, polarity, scores, winners)
     return scores, winners
 
@@ -169,7 +174,9 @@ class Scan:
             self._codes = np.ascontiguousarray(codes, np.int8)
             self._scales = np.ascontiguousarray(scales, np.float32)
             self._errors = np.ascontiguousarray(errors, np.float32)
-        if len(self._polarity) != len(vectors) or self._offsets[-1] != len(vectors):
+        # The compiled loops read wherever these point.
+        ends = self._offsets[[0, -1]].tolist()
+        if len(self._polarity) != len(vectors) or ends != [0, len(vectors)] or (np.diff(self._offsets) < 0).any():
             raise ValueError("Vectors, offsets and polarity do not fit each other.")
 
     def top(self, profile: np.ndarray, k: int, barred: np.ndarray | None = None) -> Top:
@@ -209,8 +216,10 @@ def top_many_of(scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.
         profiles = profiles[:, None]
     if profiles.ndim != 3 or any(scan.dimension != profiles.shape[2] for scan in scans) or not profiles.shape[1]:
         raise ValueError(f"Profiles have the dimension of the vectors, these have shape {profiles.shape}.")
-    if not np.isfinite(profiles).all():
-        raise ValueError("A profile is made of finite numbers.")
+    if not (np.abs(profiles) <= LARGEST_NUMBER).all():
+        raise ValueError(
+            f"A profile is made of finite numbers of at most {LARGEST_NUMBER:g}, it is of unit length as a rule."
+        )
     if barred is not None:
         barred = np.atleast_2d(np.asarray(barred, bool))
         if barred.shape not in {(1, items), (len(profiles), items)}:
@@ -328,11 +337,12 @@ class _Search:
 
         def work() -> _Worker:
             worker = _Worker(self.users, self.k)
-            with suppress(IndexError):
-                while True:
+            while True:
+                try:
                     piece = left.popleft()
-                    (self._scan if piece.scanned else self._exact)(piece, worker)
-            return worker
+                except IndexError:
+                    return worker
+                (self._scan if piece.scanned else self._exact)(piece, worker)
 
         threads = max(1, min(self.threads, len(left), comparisons // PIECE))
         return _in_parallel([work] * threads, threads)
@@ -418,13 +428,15 @@ class _Search:
 def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Queries float32 (n, d) in 16 bits, int16 (n, d), and the weights float32 (n, 3) of `compiled.scan`, for the margin above."""
     exact = queries.astype(np.float64)
-    steps = np.abs(exact).max(axis=1, keepdims=True) / LARGEST_QUERY
+    magnitudes, dimension = np.abs(exact), exact.shape[1]
+    # Whatever the codes are, the sum of the products has to fit into 32 bits.
+    most = (2**31 - 1) / LARGEST_CODE - dimension / 2
+    steps = np.maximum(magnitudes.max(axis=1) / LARGEST_QUERY, magnitudes.sum(axis=1) / most)[:, None]
     steps[steps == 0] = 1.0
     rounded = np.rint(exact / steps).astype(np.int16)
     steps = steps.astype(np.float32)
     lost = np.linalg.norm(exact - rounded * steps.astype(np.float64), axis=1)
     lengths = np.linalg.norm(exact, axis=1)
-    dimension = exact.shape[1]
     rounding = (dimension + 16) * 2.0**-23 * lengths
     by_scale = LARGEST_CODE * math.sqrt(dimension) * (lost + rounding)
     weights = np.stack([steps[:, 0], lengths * (1 + 2.0**-20), by_scale * (1 + 2.0**-20)], axis=1)

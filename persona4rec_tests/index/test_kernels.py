@@ -162,33 +162,77 @@ def test_the_scan_of_codes_and_the_exact_comparison_agree_to_the_last_bit():
 
 
 @pytest.mark.parametrize(
-    "case", ["copies", "near copies", "zero profile", "zero vectors", "one large number", "one value"]
+    ("case", "gives_up"),
+    [
+        ("copies", True),
+        ("near copies", True),
+        ("zero profile", True),
+        ("one value", True),
+        ("a cluster of the best", True),
+        ("zero vectors", False),
+        ("ascending", False),
+        ("one large number", True),
+    ],
 )
-def test_catalogues_made_to_defeat_the_bound_only_cost_time(case):
+def test_catalogues_made_to_defeat_the_bound_only_cost_time(case, gives_up):
     catalogue = Catalogue(5, [3] * 1500, dimension=64)
     random = catalogue.random
     profile = units(random, 1, 64)[0]
+    wide = catalogue.vectors.astype(np.float32)
     if case == "copies":
-        catalogue.vectors[:] = catalogue.vectors[0]
+        wide[:] = wide[0]
     if case == "near copies":
-        near = catalogue.vectors[0].astype(np.float32) + 2e-3 * random.normal(size=catalogue.vectors.shape)
-        catalogue.vectors[:] = near / np.linalg.norm(near, axis=1, keepdims=True)
+        wide = wide[0] + 2e-3 * random.normal(size=wide.shape)
     if case == "zero profile":
         profile[:] = 0
-    if case == "zero vectors":
-        catalogue.vectors[::2] = 0
-    if case == "one large number":
-        catalogue.vectors[:, 0] = 30
     if case == "one value":
-        catalogue.vectors[:] = np.float16(2.0**-24)
-    with patch.object(kernels, "NOTED_AT_LEAST", 64):
-        found = catalogue.scan().top(profile, 10)
+        wide[:] = 2.0**-24
+    if case == "a cluster of the best":
+        wide[1000:3000] = profile + 1e-3 * random.normal(size=(2000, 64))
+    if case == "zero vectors":
+        wide[::2] = 0
+    if case == "ascending":
+        wide = wide[np.argsort(wide @ profile)]
+    if case == "one large number":
+        wide[:, 0] = 30
+    catalogue.vectors = wide.astype(np.float16)
     exact = kernels.Scan(catalogue.vectors, catalogue.offsets, catalogue.polarity).top(profile, 10)
+    with (
+        patch.object(kernels, "NOTED_AT_LEAST", 64),
+        patch.object(kernels._Search, "_exact", autospec=True, side_effect=kernels._Search._exact) as compared_exactly,
+    ):
+        found = catalogue.scan().top(profile, 10)
+    assert compared_exactly.called == gives_up
     assert found.items.tolist() == exact.items.tolist()
+    assert found.scores.tolist() == exact.scores.tolist()
     assert found.winners.tolist() == exact.winners.tolist()
-    catalogue.vectors = catalogue.vectors.astype(np.float16)
     scores, _ = catalogue.expected(profile)
     np.testing.assert_allclose(found.scores, np.sort(scores)[::-1][:10], rtol=1e-5, atol=EXACT)
+
+
+def test_only_the_users_whose_scan_gave_up_are_compared_again():
+    catalogue = Catalogue(9, [3] * 1500, dimension=64)
+    profiles = units(catalogue.random, 4, 64)
+    profiles[2] = 0
+    barred = catalogue.random.random(1500) < 0.1
+    scan = catalogue.scan()
+    with patch.object(kernels, "NOTED_AT_LEAST", 64):
+        found = scan.top_many(profiles, 10, barred)
+    for profile, top in zip(profiles, found, strict=True):
+        catalogue.assert_top(top, profile, 10, barred)
+    assert found[2].items.tolist() == catalogue.expected_top(profiles[2], 10, barred).tolist()
+
+
+def test_products_do_not_overflow_where_all_numbers_are_as_large_as_they_can_be():
+    random = np.random.default_rng(10)
+    signs = np.where(random.random((600, 2048)) < 0.5, -1, 1)
+    profile = signs[17] / np.sqrt(2048)
+    vectors = (signs / np.sqrt(2048)).astype(np.float16)
+    scan = kernels.Scan(vectors, np.arange(601), np.ones(600, np.int8), *kernels.quantise(vectors))
+    found = scan.top(profile, 3)
+    assert found.items[0] == 17
+    assert found.scores[0] == pytest.approx(1, abs=1e-3)
+    assert (found.scores[1:] < 0.2).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.sampled_from([1e-7, 1e-3, 1.0, 1000.0]))
@@ -207,6 +251,7 @@ def test_no_pair_of_vectors_lies_outside_the_bounds_that_the_scan_counts_on():
     random = np.random.default_rng(6)
     vectors = np.concatenate([units(random, 400, 64), 20 * random.normal(size=(100, 64)) ** 5]).astype(np.float16)
     profiles = np.concatenate([units(random, 20, 64), 3 * random.normal(size=(10, 64)) ** 3]).astype(np.float32)
+    profiles = np.concatenate([profiles, vectors[::50].astype(np.float32), np.full((1, 64), 1e9, np.float32)])
     codes, scales, errors = kernels.quantise(vectors)
     rounded, weights = kernels.rounded_queries(profiles)
     dots = rounded.astype(np.float64) @ codes.T.astype(np.float64)
@@ -254,6 +299,7 @@ def test_several_python_threads_may_search_at_once():
         ({"profile": np.zeros(3, np.float32)}, "dimension"),
         ({"profile": np.full(DIMENSION, np.nan, np.float32)}, "finite"),
         ({"profile": np.zeros((0, DIMENSION), np.float32)}, "dimension"),
+        ({"profile": np.full(DIMENSION, 1e30, np.float32)}, "at most"),
         ({"barred": np.zeros(3, bool)}, "barred"),
     ],
 )
@@ -261,6 +307,20 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
     scan = Catalogue(8, [2, 2]).scan()
     with pytest.raises(ValueError, match=message):
         scan.top(**{"profile": np.ones(DIMENSION, np.float32), "k": 1} | arguments)
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused():
+    catalogue = Catalogue(8, [2, 2])
+    codes, scales, errors = kernels.quantise(catalogue.vectors)
+    for offsets in ([0, 2, 3], [0, 5, 4], [1, 2, 4]):
+        with pytest.raises(ValueError, match="do not fit"):
+            kernels.Scan(catalogue.vectors, np.array(offsets), catalogue.polarity)
+    with pytest.raises(ValueError, match="codes"):
+        kernels.Scan(catalogue.vectors, catalogue.offsets, catalogue.polarity, codes[1:], scales[1:], errors[1:])
+    with pytest.raises(ValueError, match="thread"):
+        kernels.Scan(catalogue.vectors, catalogue.offsets, catalogue.polarity, threads=0)
+    with pytest.raises(TypeError, match="float16"):
+        kernels.Scan(catalogue.vectors.astype(np.float32), catalogue.offsets, catalogue.polarity)
 
 
 def test_candidate_rows_beyond_the_catalogue_are_refused():
