@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from persona4rec_pipeline.index import changes, files, scoring, segments
+from persona4rec_pipeline.reviews.posted import interactions_through
 from persona4rec_pipeline.warehouse.database import Database
 
 if TYPE_CHECKING:
@@ -81,14 +82,13 @@ def build_index(
     keep_generations: int,
     encoder: files.EncoderReference | None = None,
     blends: scoring.Blends | None = None,
-    interactions_through: Mapping[str, int] | None = None,
 ) -> files.Publication:
     """Write the index of everything that has personas, and publish it unless the current generation is the same.
 
     A catalogue in the middle of its refresh, with personas that have no vector yet, keeps the shard of the current
     generation, or waits for the next one if it is new; `unfinished_catalogs` names such. `encoder` adds where the
     encoder of the vectors can be loaded; it and the `blends` learned with it are recorded only if its fingerprint is
-    theirs. interactions_through: see `files.Contents`.
+    theirs.
 
     Raises IndexNotBuildable when no catalogue is complete, or when the vectors come from more than one encoder; the old
     generation then stays current.
@@ -128,7 +128,7 @@ def build_index(
                 history=history,
                 seen=_write_seen(connection, folder),
                 blends=blends,
-                interactions_through=dict(interactions_through or {}),
+                interactions_through=interactions_through(connection),
             )
 
         return files.publish(index_path, write, keep_generations)

@@ -154,3 +154,16 @@ def test_a_title_falls_back_to_what_is_known_of_the_item(tmp_path):
     shop.database.replace("items", pd.DataFrame(shop.rows["items"]))
     shop.publish()
     assert PersonaIndex.open(shop.index_path).item("a")["title"] == "a"
+
+
+def test_the_generation_says_up_to_which_posted_interaction_its_profiles_count(tmp_path):
+    shop = two_catalogues(tmp_path)
+    assert shop.publish().manifest.interactions_through == {}
+    with shop.database.write() as connection:
+        connection.execute(
+            "INSERT INTO posted_progress (catalog, read_through, counted_through, queue) "
+            "VALUES ('books', 9, 7, 'q'), ('films', 3, 0, 'q')"
+        )
+    publication = shop.publish()
+    # Nothing else changed, and still it is news: the service counts what came after.
+    assert publication.published and publication.manifest.interactions_through == {"books": 7}
