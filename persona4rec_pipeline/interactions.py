@@ -45,9 +45,9 @@ CREATE TABLE interactions (
 CREATE INDEX interactions_of_user ON interactions (user_id, id);
 -- What the nightly run asks for: one catalogue's interactions after an id, and its highest id.
 CREATE INDEX interactions_of_catalog ON interactions (catalog, id);
--- One row: by what a queue is told apart from one that was begun anew in its place, whose ids mean something else.
-CREATE TABLE queue (identity TEXT NOT NULL);
-INSERT INTO queue VALUES (lower(hex(randomblob(8))));
+-- One row. By its identity a queue is told apart from one that was begun anew in its place, whose ids mean something else.
+CREATE TABLE queue (identity TEXT NOT NULL, deletions INTEGER NOT NULL);
+INSERT INTO queue VALUES (lower(hex(randomblob(8))), 0);
 """
 _COLUMNS = "id, key, user_id, catalog, item_id, kind, rating, review, at"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -155,6 +155,14 @@ class InteractionQueue:
             rows = self._rows("SELECT max(id) FROM interactions WHERE catalog = ?", [_clean(catalog).strip()])
         return int(rows[0][0] or 0) if rows else 0
 
+    def users(self) -> list[str]:
+        """The ids of all users of whom something is queued, in order."""
+        return [user for (user,) in self._rows("SELECT DISTINCT user_id FROM interactions ORDER BY user_id", [])]
+
+    def deletions(self) -> int:
+        """How often something was deleted; as long as it stays the same, what was read before is still there."""
+        return sum(number for (number,) in self._rows("SELECT deletions FROM queue", []))
+
     def identity(self) -> str:
         """What tells this file from one that was begun anew in its place; empty for one that is not there."""
         return "".join(identity for (identity,) in self._rows("SELECT identity FROM queue", []))
@@ -182,9 +190,12 @@ class InteractionQueue:
             return 0
         with self._writing, self._told():
             connection = self._open("write")
-            deleted = connection.execute(
-                f"DELETE FROM interactions WHERE {column} = ?", [_clean(value).strip()]
-            ).rowcount
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                statement = f"DELETE FROM interactions WHERE {column} = ?"
+                deleted = connection.execute(statement, [_clean(value).strip()]).rowcount
+                if deleted:
+                    connection.execute("UPDATE queue SET deletions = deletions + 1")
             # What was appended lies in the write-ahead log as well until that begins anew. Repeated even where nothing was
             # deleted: a forgetting that was cut short here is one that is not finished.
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -67,6 +67,7 @@ def test_what_goes_in_comes_out_as_it_was(queue):
 
 def test_a_queue_that_was_never_written_to_is_empty_and_makes_no_file(queue):
     assert (queue.after(0), queue.last_id(), queue.last_id("books"), queue.identity()) == ([], 0, 0, "")
+    assert (queue.users(), queue.deletions()) == ([], 0)
     assert queue.forget("ann") == 0
     assert not queue.path.exists()
 
@@ -195,10 +196,12 @@ def test_nothing_of_a_forgotten_user_is_left_in_any_file_of_the_queue(queue):
     queue.append(said("k2", user="bob", kind="review", review="A clever puzzle"))
     home = queue.path.parent
     assert files_that_hold(home, "secret-user-77", "Quicksilver")
+    assert (queue.users(), queue.deletions()) == (["bob", "secret-user-77"], 0)
     assert queue.forget("secret-user-77") == 1
+    assert (queue.users(), queue.deletions()) == (["bob"], 1)
     assert files_that_hold(home, "secret-user-77", "Quicksilver") == set()
     assert [found.user_id for found in queue.after(0)] == ["bob"]
-    assert queue.forget("secret-user-77") == 0
+    assert (queue.forget("secret-user-77"), queue.deletions()) == (0, 1)
 
 
 def test_a_catalogue_can_be_taken_out(queue):

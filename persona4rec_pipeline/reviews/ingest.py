@@ -148,8 +148,6 @@ def fold_in(database: Database, settings: Settings, catalog: Catalog) -> IngestC
     only kept and posted say something. Raises SourceError if the queue was lost.
     """
     name = {"catalog": catalog.name}
-    with database.write():
-        pass  # a file of an earlier version gets its tables
     with _staging(settings) as (_, folder):
         with database.read() as connection:
             progress = stage_posted(connection, settings, catalog.name, read_progress(connection, catalog.name))

@@ -4,11 +4,12 @@ Belongs here: reading a catalogue's part of the queue, the rules by which it joi
 that tell the service what it need not count on top any more. Does not belong here: the queue (`interactions.py`), and the
 replacement of a partition (`ingest.py`).
 
-The rules. A click and a like are positive, a dislike is not, a review is by its rating, as a row of the source is. What is
+The rules. A review is positive by its rating, as a row of the source is; a click and a like are, a dislike is not. What is
 queued on an item that the catalogue does not know waits. The source has the last word: its row of the same user and item
 less than a day away is the same interaction, told again, as a site exports its own reviews later and not always with the
-time to the second. Of several queued ones of one user, item and day (UTC) one counts: a review before a like or dislike
-before a click, and of these the latest.
+time to the second. Of a user's queued reviews of an item one a day (UTC) counts, the last. Clicks, likes and dislikes are
+hints as long as the user says no more: of a user's hints at an item one counts, the last like or dislike or else the last
+click, and none if a review of the item, queued or of the source, is later or less than a day older.
 """
 
 from __future__ import annotations
@@ -99,8 +100,6 @@ def interactions_through(connection: DuckDBPyConnection) -> dict[str, int]:
     any are not named, and count from 0. Counted is what the rules make of an interaction: also a dislike, a click that a
     review has replaced, and one that is held out of a panel user's profile; none of them may come back on top.
     """
-    if not _knows_progress(connection):
-        return {}
     found = connection.execute(
         "SELECT catalog, counted_through FROM posted_progress WHERE counted_through > 0 ORDER BY catalog"
     ).fetchall()
@@ -109,8 +108,6 @@ def interactions_through(connection: DuckDBPyConnection) -> dict[str, int]:
 
 def read_progress(connection: DuckDBPyConnection, catalog: str) -> Progress:
     """How far a catalogue's queued interactions are."""
-    if not _knows_progress(connection):
-        return Progress()
     found = connection.execute(
         "SELECT read_through, counted_through, queue FROM posted_progress WHERE catalog = ?", [catalog]
     ).fetchone()
@@ -195,17 +192,31 @@ def choose_posted(
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE posted_now AS
-        WITH counting AS (
+        WITH usable AS (
             SELECT * FROM staged_posted SEMI JOIN known_items USING (item_id)
-            WHERE (rating IS NULL OR rating BETWEEN $lowest AND $highest) AND NOT EXISTS (
-                SELECT 1 FROM told_by_source AS told
-                WHERE told.user_id = staged_posted.user_id AND told.item_id = staged_posted.item_id
-                    AND abs(epoch(told.reviewed_at) - epoch(staged_posted.reviewed_at)) < {SAME_WITHIN_S}
+            WHERE rating IS NULL OR rating BETWEEN $lowest AND $highest
+        ), said AS (
+            SELECT * FROM usable
+            WHERE kind = 'review' AND NOT EXISTS (
+                FROM told_by_source AS told WHERE told.user_id = usable.user_id AND told.item_id = usable.item_id
+                    AND abs(epoch(told.reviewed_at) - epoch(usable.reviewed_at)) < {SAME_WITHIN_S}
             )
             QUALIFY row_number() OVER (
-                PARTITION BY user_id, item_id, reviewed_at::DATE
-                ORDER BY CASE kind WHEN 'review' THEN 1 WHEN 'click' THEN 3 ELSE 2 END, reviewed_at DESC, id DESC
+                PARTITION BY user_id, item_id, reviewed_at::DATE ORDER BY reviewed_at DESC, id DESC
             ) = 1
+        ), all_said AS (
+            SELECT user_id, item_id, reviewed_at FROM said UNION ALL FROM told_by_source
+        ), hints AS (
+            SELECT * FROM usable WHERE kind <> 'review'
+            QUALIFY row_number() OVER (
+                PARTITION BY user_id, item_id ORDER BY kind = 'click', reviewed_at DESC, id DESC
+            ) = 1
+        ), counting AS (
+            FROM said UNION ALL
+            FROM hints WHERE NOT EXISTS (
+                FROM all_said WHERE all_said.user_id = hints.user_id AND all_said.item_id = hints.item_id
+                    AND epoch(all_said.reviewed_at) > epoch(hints.reviewed_at) - {SAME_WITHIN_S}
+            )
         )
         SELECT CAST($catalog AS VARCHAR) AS catalog, {REVIEW_ID} AS review_id, user_id, item_id, rating,
             CASE WHEN kind IN ('click', 'like') THEN TRUE WHEN kind = 'dislike' THEN FALSE
@@ -286,11 +297,3 @@ def _is_another(queue: InteractionQueue, progress: Progress) -> bool:
     if not progress.read_through:
         return False
     return queue.identity() != progress.queue or queue.last_id() < progress.read_through
-
-
-def _knows_progress(connection: DuckDBPyConnection) -> bool:
-    """Whether the file has the tables: one of an earlier version gets them when it is next written to."""
-    found = connection.execute(
-        "SELECT 1 FROM duckdb_tables() WHERE table_name = 'posted_progress' AND database_name = current_database()"
-    )
-    return found.fetchone() is not None

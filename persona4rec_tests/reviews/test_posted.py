@@ -100,26 +100,42 @@ def test_a_review_that_was_folded_in_gives_way_when_the_source_brings_it(worksho
     assert workshop.reviews("user_id", "reviewed_at") == [("ann", NOON), ("zoe", NOON + timedelta(days=3))]
 
 
-def test_of_one_user_and_item_one_interaction_a_day_counts_a_review_before_a_verdict_before_a_click(workshop):
-    for user, kinds in {
-        "clicks twice": ["click", "click"],
-        "likes, then clicks": ["like", "click"],
-        "likes, then not": ["like", "dislike"],
-        "reviews, then dislikes": ["review", "dislike"],
+def test_of_the_reviews_of_one_user_and_item_the_last_of_a_day_counts(workshop):
+    for day, said in ((0, "morning"), (0.2, "evening"), (3, "days later")):
+        post(workshop.settings, day=day, kind="review", said=said)
+    assert workshop.ingest([review("ann")]).posted.left_out == 1
+    assert workshop.reviews("text") == ["ann on dune", "evening", "days later"]
+
+
+def test_of_clicks_and_verdicts_on_an_item_one_counts_and_a_verdict_before_a_click(workshop):
+    for user, hints in {
+        "clicks": [(0, "click"), (1, "click"), (30, "click")],
+        "likes, then clicks": [(0, "like"), (9, "click")],
+        "likes, then not": [(0, "like"), (9, "dislike")],
+        "the other way round": [(0, "dislike"), (9, "like")],
     }.items():
-        for hour, kind in enumerate(kinds):
-            post(workshop.settings, user, day=hour / 24, kind=kind, said="Fine." if kind == "review" else None)
-    post(workshop.settings, "clicks twice", day=1)
+        for day, kind in hints:
+            post(workshop.settings, user, day=day, kind=kind)
     counts = workshop.ingest([review("ann", "other")], [{"item_id": "dune"}])
-    assert counts.posted.left_out == 4
-    assert workshop.reviews("user_id", "is_positive", "text", "CAST(epoch(reviewed_at - TIMESTAMP '2020-01-01 12:00') AS INT)") == [
-        ("ann", True, "ann on other", 0),
-        ("likes, then clicks", True, "", 0),
-        ("reviews, then dislikes", True, "Fine.", 0),
-        ("clicks twice", True, "", 3600),
-        ("likes, then not", False, "", 3600),
-        ("clicks twice", True, "", 24 * 3600),
-    ]  # fmt: skip
+    assert (counts.posted.kept, counts.posted.left_out) == (4, 5)
+    days = "CAST(epoch(reviewed_at - TIMESTAMP '2020-01-01 12:00') / 86400 AS INTEGER)"
+    assert workshop.reviews("user_id", days, "is_positive")[1:] == [
+        ("likes, then clicks", 0, True),
+        ("likes, then not", 9, False),
+        ("the other way round", 9, True),
+        ("clicks", 30, True),
+    ]
+
+
+@pytest.mark.parametrize(("days", "counts"), [(-40, False), (-0.5, False), (0.5, False), (1.5, True)])
+@pytest.mark.parametrize("source", [True, False])
+def test_a_click_gives_way_to_what_the_user_says_of_the_item_later_or_the_same_day(workshop, days, counts, source):
+    post(workshop.settings, "ann", day=days)
+    if not source:
+        post(workshop.settings, "ann", kind="review", rating=2, said="ann on dune")
+    workshop.ingest([review("ann" if source else "bob")])
+    assert workshop.reviews("text").count("") == counts
+    assert "ann on dune" in workshop.reviews("text")
 
 
 def test_interactions_on_unknown_items_wait_and_are_told_until_the_catalogue_knows_them(workshop):
@@ -192,7 +208,7 @@ def test_folding_in_alone_gives_what_an_ingest_of_the_same_files_gives_and_reads
     assert workshop.database.rows("FROM reviews ORDER BY ALL") == expected
     assert not has_new_interactions(workshop.database, workshop.settings, "books")
     # Again, and with one more: those of the source are still told apart from those of the queue.
-    post(workshop.settings, "zoe", "cold", day=2)
+    post(workshop.settings, "yan", "cold", day=2)
     assert fold_in(workshop.database, workshop.settings, catalog).kept == 5
 
 
@@ -226,18 +242,6 @@ def test_a_damaged_queue_counts_as_something_new_so_that_the_ingest_says_so(work
     workshop.ingest([review("ann")])
     write(workshop.settings.interactions_path, "this is no database, whatever its name says" * 40)
     assert has_new_interactions(workshop.database, workshop.settings, "books")
-
-
-def test_a_warehouse_of_an_earlier_version_is_read_and_gets_its_tables(workshop):
-    catalog = workshop.catalog([review("ann")])
-    workshop.ingest_both(catalog)
-    with workshop.database.write() as connection:
-        connection.execute("DROP TABLE posted_reviews; DROP TABLE posted_progress")
-    assert through(workshop.database) == {}
-    assert not has_new_interactions(workshop.database, workshop.settings, "books")
-    post(workshop.settings)
-    assert has_new_interactions(workshop.database, workshop.settings, "books")
-    assert fold_in(workshop.database, workshop.settings, catalog).posted.kept == 1
 
 
 def test_a_catalogue_that_is_deleted_takes_its_progress_along(workshop):
