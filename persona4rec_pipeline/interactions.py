@@ -167,10 +167,6 @@ class InteractionQueue:
         """What tells this file from one that was begun anew in its place; empty for one that is not there."""
         return "".join(identity for (identity,) in self._rows("SELECT identity FROM queue", []))
 
-    def users(self) -> list[str]:
-        """The ids of all users of whom something is queued, in order."""
-        return [user for (user,) in self._rows("SELECT DISTINCT user_id FROM interactions ORDER BY user_id", [])]
-
     def forget(self, user_id: str) -> int:
         """Delete all interactions of a user, so that the file holds no trace of them; returns how many there were."""
         return self._delete("user_id", user_id)
