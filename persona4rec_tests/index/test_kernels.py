@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from unittest.mock import patch
 
 import numpy as np
@@ -325,6 +328,37 @@ def test_several_python_threads_may_search_at_once():
             assert [
                 top.items.tolist() for top in callers.map(lambda profile: scan.top(profile, 20), profiles)
             ] == expected
+
+
+def test_a_forked_process_searches_with_threads_of_its_own():
+    catalogue = Catalogue(7, [5] * 2000, dimension=96)
+    scan, profile = catalogue.scan(), units(catalogue.random, 1, 96)[0]
+    expected = scan.top(profile, 20).items.tolist()
+    both = Barrier(2)
+    for waiting in [kernels._pool(2).submit(both.wait) for _ in range(2)]:
+        waiting.result()
+    child = os.fork()
+    if child == 0:
+        # A child that waits for threads it does not have is ended, and has failed.
+        signal.alarm(30)
+        os._exit(0 if scan.top(profile, 20).items.tolist() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_where_no_cache_can_be_written_the_loops_are_compiled_all_the_same():
+    from numba import types
+    from numba.core import caching
+
+    from persona4rec_pipeline.index import compiled
+
+    def double(numbers):
+        numbers[0] *= 2
+
+    with patch.object(caching.CacheImpl, "_locator_classes", []):
+        doubled = compiled._kernel(types.Array(types.float32, 1, "C"))(double)
+    numbers = np.array([3], np.float32)
+    doubled(numbers)
+    assert numbers.tolist() == [6]
 
 
 @pytest.mark.parametrize(
