@@ -471,19 +471,13 @@ def scan(
     mask_of = np.empty(users, np.int64)
     item, row, end = start, offsets[start], offsets[stop]
     while row < end:
-        # Critical personas are compared as well, which costs less than to pick the others; barred items are passed over.
+        # Critical personas and barred items within a tile are compared as well, which costs less than to pick the others.
         while offsets[item + 1] <= row:
             item += 1
+        if for_all and barred[0, item]:
+            row = offsets[item + 1]
+            continue
         row_end = min(row + TILE_ROWS, end)
-        if for_all:
-            if barred[0, item]:
-                row = offsets[item + 1]
-                continue
-            after = item + 1
-            while offsets[after] < row_end:
-                if barred[0, after]:
-                    row_end = offsets[after]
-                after += 1
         filled = row_end - row
         for place in range(TILE_ROWS):
             rows[place] = min(row + place, end - 1)

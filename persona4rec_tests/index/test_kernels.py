@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from unittest.mock import patch
 
 import numpy as np
@@ -79,9 +82,12 @@ catalogues = st.builds(
     Catalogue, st.integers(0, 2**32 - 1), st.lists(st.integers(0, 5), min_size=0, max_size=60), st.booleans()
 )
 tastes_of_a_user = st.integers(1, 3)
+# Threads are woken in each example, which takes its time on a busy machine.
+unhurried = settings(deadline=None)
 
 
 @given(catalogues, st.lists(st.integers(-1, 59), max_size=40), tastes_of_a_user)
+@unhurried
 def test_candidates_are_scored_as_the_reference_scores_them(catalogue, wanted, count):
     rows = np.array([row for row in wanted if row < len(catalogue.offsets) - 1], np.int64)
     tastes = catalogue.directions(count)
@@ -102,7 +108,7 @@ def test_candidates_are_scored_as_the_reference_scores_them(catalogue, wanted, c
 
 
 @given(catalogues, st.integers(0, 70), tastes_of_a_user, st.one_of(st.none(), st.floats(0, 1)))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_best_items_are_those_of_brute_force_whatever_the_catalogue_the_tastes_and_the_barred(
     catalogue, k, count, barred_share
 ):
@@ -114,6 +120,7 @@ def test_the_best_items_are_those_of_brute_force_whatever_the_catalogue_the_tast
 
 
 @given(catalogues, st.integers(1, 20), st.integers(0, 7), tastes_of_a_user, st.booleans())
+@unhurried
 def test_many_users_in_one_pass_get_what_each_would_get_alone(catalogue, k, users, count, barred_each):
     tastes = catalogue.directions(users * count).reshape(users, count, DIMENSION)
     items = len(catalogue.offsets) - 1
@@ -129,6 +136,7 @@ def test_many_users_in_one_pass_get_what_each_would_get_alone(catalogue, k, user
 
 
 @given(st.lists(catalogues.filter(lambda catalogue: catalogue.steps), max_size=4), st.integers(1, 30), st.booleans())
+@unhurried
 def test_several_catalogues_are_searched_as_if_they_were_one(parts, k, quantised):
     whole = Catalogue(0, [size for part in parts for size in np.diff(part.offsets).tolist()], steps=True)
     whole.vectors = np.concatenate([part.vectors for part in parts] or [whole.vectors])
@@ -210,11 +218,34 @@ def test_catalogues_made_to_defeat_the_bound_only_cost_time(case, gives_up):
     np.testing.assert_allclose(found.scores, np.sort(scores)[::-1][:10], rtol=1e-5, atol=EXACT)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("best", [[5, 77, 1203, 2900, 3999], list(range(3000, 3100))], ids=["scattered", "together"])
+def test_items_whose_codes_are_as_wrong_as_codes_can_be_are_found(best, threads):
+    """All lose what rounding can lose, the best against the profile and the others in its favour: the bound is met exactly."""
+    random = np.random.default_rng(11)
+    signs = np.where(random.random(65) < 0.5, -1, 1)
+    signs[0] = 0
+    profile = (signs / 8).astype(np.float32)
+    steps = np.where(np.arange(65) < 58, 1, 0) * signs - 0.49 * signs
+    rows = np.repeat([steps / 127], 4000, axis=0)
+    rows[best] = 0.49 * signs / 127
+    rows[:, 0] = 1
+    vectors = rows.astype(np.float16)
+    codes, scales, errors = kernels.quantise(vectors)
+    by_codes = (codes * scales[:, None]) @ profile
+    assert by_codes[best].max() < np.delete(by_codes, best).min(), "by codes alone the best are the worst"
+    with patch.object(kernels, "NOTED_AT_LEAST", 10_000):
+        scan = kernels.Scan(vectors, np.arange(4001), np.ones(4000, np.int8), codes, scales, errors, threads)
+        found = scan.top(profile, len(best))
+    assert found.items.tolist() == best
+
+
 def test_only_the_users_whose_scan_gave_up_are_compared_again():
     catalogue = Catalogue(9, [3] * 1500, dimension=64)
     profiles = units(catalogue.random, 4, 64)
     profiles[2] = 0
     barred = catalogue.random.random(1500) < 0.1
+    barred[0] = True
     scan = catalogue.scan()
     with patch.object(kernels, "NOTED_AT_LEAST", 64):
         found = scan.top_many(profiles, 10, barred)
@@ -236,6 +267,7 @@ def test_products_do_not_overflow_where_all_numbers_are_as_large_as_they_can_be(
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.sampled_from([1e-7, 1e-3, 1.0, 1000.0]))
+@unhurried
 def test_codes_are_as_near_to_their_vectors_as_their_errors_say(seed, rows, size):
     vectors = (np.random.default_rng(seed).normal(size=(rows, DIMENSION)) * size).astype(np.float16)
     codes, scales, errors = kernels.quantise(vectors)
@@ -250,6 +282,10 @@ def test_codes_are_as_near_to_their_vectors_as_their_errors_say(seed, rows, size
 def test_no_pair_of_vectors_lies_outside_the_bounds_that_the_scan_counts_on():
     random = np.random.default_rng(6)
     vectors = np.concatenate([units(random, 400, 64), 20 * random.normal(size=(100, 64)) ** 5]).astype(np.float16)
+    # Some that codes hold without loss, so that the loss of the profile is all there is.
+    whole = random.integers(-127, 128, (100, 64))
+    whole[:, 0] = 127
+    vectors = np.concatenate([vectors, (whole / 128).astype(np.float16)])
     profiles = np.concatenate([units(random, 20, 64), 3 * random.normal(size=(10, 64)) ** 3]).astype(np.float32)
     profiles = np.concatenate([profiles, vectors[::50].astype(np.float32), np.full((1, 64), 1e9, np.float32)])
     codes, scales, errors = kernels.quantise(vectors)
@@ -269,6 +305,7 @@ def test_quantising_refuses_what_is_not_finite():
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([None, 7.0]), st.sampled_from(["float16", "float32"])
 )
+@unhurried
 def test_the_profile_is_that_of_the_reference(seed, count, half_life, dtype):
     random = np.random.default_rng(seed)
     vectors, days = units(random, count).astype(dtype), -np.sort(random.random(count) * 100)
@@ -291,6 +328,37 @@ def test_several_python_threads_may_search_at_once():
             assert [
                 top.items.tolist() for top in callers.map(lambda profile: scan.top(profile, 20), profiles)
             ] == expected
+
+
+def test_a_forked_process_searches_with_threads_of_its_own():
+    catalogue = Catalogue(7, [5] * 2000, dimension=96)
+    scan, profile = catalogue.scan(), units(catalogue.random, 1, 96)[0]
+    expected = scan.top(profile, 20).items.tolist()
+    both = Barrier(2)
+    for waiting in [kernels._pool(2).submit(both.wait) for _ in range(2)]:
+        waiting.result()
+    child = os.fork()
+    if child == 0:
+        # A child that waits for threads it does not have is ended, and has failed.
+        signal.alarm(30)
+        os._exit(0 if scan.top(profile, 20).items.tolist() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_where_no_cache_can_be_written_the_loops_are_compiled_all_the_same():
+    from numba import types
+    from numba.core import caching
+
+    from persona4rec_pipeline.index import compiled
+
+    def double(numbers):
+        numbers[0] *= 2
+
+    with patch.object(caching.CacheImpl, "_locator_classes", []):
+        doubled = compiled._kernel(types.Array(types.float32, 1, "C"))(double)
+    numbers = np.array([3], np.float32)
+    doubled(numbers)
+    assert numbers.tolist() == [6]
 
 
 @pytest.mark.parametrize(
