@@ -21,12 +21,14 @@ ITEMS = ["dune", "emma", "odd"]
 
 
 class ByTitle:
-    """One axis per item of ITEMS, told by its title; stands in for the encoder that made the index."""
+    """One axis per item of ITEMS, told by its title, one more for all others; stands in for the encoder of the index."""
 
     fingerprint = ENCODER
 
     def encode(self, texts):
-        return np.array([axis(next(n for n, item in enumerate(ITEMS) if item in text)) for text in texts], np.float32)
+        return np.array(
+            [axis(next((n for n, item in enumerate(ITEMS) if item in text), 7)) for text in texts], np.float32
+        )
 
 
 def settings_of(home: Path, **serving: Any) -> Settings:
