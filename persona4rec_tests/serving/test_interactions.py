@@ -10,7 +10,7 @@ import pytest
 from persona4rec_pipeline.interactions import Interaction, InteractionQueue, QueueUnusable
 from persona4rec_pipeline.serving.encoding import EncoderUnavailable
 from persona4rec_tests.index.builders import axis, two_catalogues
-from persona4rec_tests.serving.builders import is_problem, service_of, serving, settings_of
+from persona4rec_tests.serving.builders import is_problem, publish_with_queue, service_of, serving, settings_of
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_it_stands_in_the_history_of_the_user_until_the_index_contains_it(shop, 
         "queued": True,
         "kind": "like",
     }
-    shop.item("more", (axis(5), "appreciative")).publish(interactions_through={"books": taken})
+    publish_with_queue(shop, taken)
     service_of(client).look()
     assert "queued" not in client.get("/v1/users/ann/history").json()["history"][0]
     assert service_of(client).overlay.of("ann", service_of(client).current.get().index) is None

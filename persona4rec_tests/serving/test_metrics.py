@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from persona4rec_tests.index.builders import axis, two_catalogues
-from persona4rec_tests.serving.builders import service_of, serving
+from persona4rec_tests.serving.builders import publish_with_queue, service_of, serving
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_queued_interactions_are_counted_until_a_generation_contains_them(shop):
         taken = client.post("/v1/interactions", json={"user_id": "ann", "item_id": "dune", "kind": "like"}).json()["id"]
         found = figures(client)
         assert (found["queue_depth",], found["interactions_total", "like"]) == (1, 1)
-        shop.item("new", (axis(4), "appreciative")).publish(interactions_through={"books": taken})
+        publish_with_queue(shop, taken)
         service_of(client).look()
         assert figures(client)["queue_depth",] == 0
 
