@@ -27,6 +27,8 @@ from persona4rec_pipeline.settings import Settings
 if TYPE_CHECKING:
     from persona4rec_pipeline.embedding import Encoder
 
+# Loading a large encoder from a slow disk is the longest that it should take.
+ENCODE_TIMEOUT_S = 120.0
 IDLE, LOADING, READY, FAILED = "idle", "loading", "ready", "failed"
 
 logger = logging.getLogger(__name__)
@@ -112,8 +114,12 @@ class BackgroundEncoder:
         return job.done
 
     async def encode(self, index: PersonaIndex, texts: Callable[[], list[str]]) -> np.ndarray:
-        """`submit`, awaited: float32 (n, d)."""
-        return await asyncio.wrap_future(self.submit(index, texts))
+        """`submit`, awaited: float32 (n, d). Raises EncoderUnavailable also when it takes longer than ENCODE_TIMEOUT_S."""
+        try:
+            async with asyncio.timeout(ENCODE_TIMEOUT_S):
+                return await asyncio.wrap_future(self.submit(index, texts))
+        except TimeoutError:
+            raise EncoderUnavailable(f"The encoder has not answered within {ENCODE_TIMEOUT_S:.0f} s.") from None
 
     def stop(self) -> None:
         """End; jobs that still wait are cancelled."""
@@ -133,7 +139,8 @@ class BackgroundEncoder:
             try:
                 job.done.set_result(self._encoder_of(job.index).encode(job.texts()))
             except Exception as error:  # noqa: BLE001 - it is the asker's, who waits for it
-                job.done.set_exception(error)
+                # A future of asyncio takes any exception but this one, and would never be done.
+                job.done.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
 
     def _encoder_of(self, index: PersonaIndex) -> Encoder:
         if self._encoder is None or self._encoder.fingerprint != index.encoder_fingerprint:

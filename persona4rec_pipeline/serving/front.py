@@ -34,6 +34,8 @@ Handler = Callable[[Service, Any, Call], Awaitable[bytes]]
 # Open to everybody: whether it lives, whether it is ready (without details), and the page with what it loads.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
 OPEN_PREFIX = "/static/"
+# The page and its files count as one route.
+PAGE_ROUTE = "/static"
 JSON_TYPE = b"application/json"
 _JSON_HEADERS = [(b"content-type", JSON_TYPE), (b"cache-control", b"no-store"), *SECURITY_HEADERS,
                  (b"content-security-policy", API_POLICY)]  # fmt: skip
@@ -183,8 +185,11 @@ class Front:
         try:
             await self._app(scope, receive, send_on)
         finally:
-            route = scope.get("route")
-            call.route = getattr(route, "path", "") if route is not None else ""
+            if scope["path"] == "/" or scope["path"].startswith(OPEN_PREFIX):
+                call.route = PAGE_ROUTE
+            else:
+                # Set by FastAPI for routes of its own; anything else is nowhere.
+                call.route = getattr(scope.get("route"), "path", "")
 
 
 def as_problem(error: Exception) -> Problem:

@@ -193,10 +193,11 @@ class UserPoint(Struct):
 
 
 class Map(Struct):
-    """Personas in two dimensions."""
+    """Personas in two dimensions, `total` of which there are."""
 
     generation: int
     user: UserPoint | None
+    total: int
     points: list[Point]
 
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from persona4rec_pipeline.serving.answers import to_json
-from persona4rec_pipeline.serving.bodies import MAX_ID_CHARACTERS, MAX_K, FilterBody, RecommendBody
+from persona4rec_pipeline.serving.bodies import MAX_ID_CHARACTERS, MAX_K, FilterBody, Question, RecommendBody
 from persona4rec_pipeline.serving.dropin import unknown_model
 from persona4rec_pipeline.serving.limits import too_busy
 from persona4rec_pipeline.serving.metrics import CONTENT_TYPE
 from persona4rec_pipeline.serving.openapi import answer_of
 from persona4rec_pipeline.serving.posts import recommend
+from persona4rec_pipeline.serving.profiles import who_asks
 from persona4rec_pipeline.serving.state import Call, Service
 
 MAX_FOUND = 1_000
@@ -137,17 +138,22 @@ def read_routes(service: Service) -> APIRouter:
         summary="Personas, and a user among them, in two dimensions",
         responses=answer_of("Map", 422, 503),
     )
-    def persona_map(
+    async def persona_map(
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many personas.")] = 2_000,
-        user_id: Annotated[str | None, Query(max_length=MAX_ID_CHARACTERS, description="A user to place.")] = None,
+        user_id: Annotated[
+            str | None, Query(min_length=1, max_length=MAX_ID_CHARACTERS, description="A user to place.")
+        ] = None,
     ) -> Response:
-        index = service.current.get().index
-        drawn = index.persona_map(limit)
+        arm = service.arm_for(user_id, _call(request))
+        drawn = await service.in_thread(lambda: arm.served.index.persona_map(limit))
         place = None
-        if user_id is not None and (profile := index.profile_of(user_id)) is not None:
-            x, y = drawn.point(profile)
-            place = {"user_id": user_id, "x": x, "y": y}
-        return _json(to_json({"generation": index.generation, "user": place, "points": drawn.to_dict()}))
+        if user_id is not None:
+            who = await who_asks(service, arm, Question(user_id=user_id, tastes=1))
+            if who.profile is not None:
+                x, y = drawn.point(who.profile)
+                place = {"user_id": user_id, "x": x, "y": y}
+        return _json(to_json({"generation": arm.served.index.generation, "user": place, **drawn.to_dict()}))
 
     @router.post("/rank/{model}", include_in_schema=False)
     async def no_such_model(model: str) -> Response:

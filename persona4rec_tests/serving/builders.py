@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from persona4rec_pipeline.serving.service import create_app
 from persona4rec_pipeline.serving.state import Service
 from persona4rec_pipeline.settings import Settings, load_settings
-from persona4rec_tests.index.builders import ENCODER, axis
+from persona4rec_tests.index.builders import ENCODER, Shop, axis
 
 ADDRESS = "http://127.0.0.1:8080"
 # Titles that the stand-in for the encoder tells apart, one axis each.
@@ -21,12 +21,14 @@ ITEMS = ["dune", "emma", "odd"]
 
 
 class ByTitle:
-    """One axis per item of ITEMS, told by its title; stands in for the encoder that made the index."""
+    """One axis per item of ITEMS, told by its title, one more for all others; stands in for the encoder of the index."""
 
     fingerprint = ENCODER
 
     def encode(self, texts):
-        return np.array([axis(next(n for n, item in enumerate(ITEMS) if item in text)) for text in texts], np.float32)
+        return np.array(
+            [axis(next((n for n, item in enumerate(ITEMS) if item in text), 7)) for text in texts], np.float32
+        )
 
 
 def settings_of(home: Path, **serving: Any) -> Settings:
@@ -47,6 +49,13 @@ def serving(home: Path, **options: Any) -> Iterator[TestClient]:
 def service_of(client: TestClient) -> Service:
     """What runs behind a client."""
     return client.app.state.service  # type: ignore[attr-defined]
+
+
+def publish_with_queue(shop: Shop, through: int, catalog: str = "books") -> None:
+    """Publish another generation, which says that it contains a catalogue's queued interactions up to this id."""
+    progress = {"catalog": catalog, "read_through": through, "counted_through": through, "queue": "one"}
+    shop.rows["posted_progress"] = [progress]
+    shop.item(f"made for {through}", (axis(5), "appreciative")).publish()
 
 
 def is_problem(response: Any, status: int) -> bool:
