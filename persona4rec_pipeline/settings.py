@@ -418,11 +418,9 @@ class ExperimentSettings(Group):
         le=1,
         description="Weight of the personas in the treatment (0-1); none: as learned, as for the control.",
     )
-    tastes: int | None = Field(
+    tastes: Annotated[int, Field(ge=1, le=8)] | Literal["recent"] | None = Field(
         None,
-        ge=1,
-        le=8,
-        description="Tastes that a profile is told apart into in the treatment; none: as for the control.",
+        description="Tastes that a profile is told apart into in the treatment, or `recent`; none: as for the control.",
     )
 
     @model_validator(mode="after")
@@ -446,8 +444,10 @@ class ServingSettings(Group):
     allowed_hosts: ListSetting[str] = Field(
         [], description="Names, besides localhost, under which a server without keys may be addressed, as by a proxy."
     )
-    tastes: int = Field(
-        1, ge=1, le=8, description="Distinct tastes that a profile is told apart into, where a request does not say."
+    tastes: Annotated[int, Field(ge=1, le=8)] | Literal["recent"] = Field(
+        1,
+        description="Distinct tastes that a profile is told apart into, or `recent` (the last three interactions beside all), where "
+        "a request does not say.",
     )
     max_body_bytes: int = Field(2_097_152, ge=1024, description="Longest request body, in bytes.")
     max_candidates: int = Field(10_000, ge=1, le=100_000, description="Most candidates of one request.")

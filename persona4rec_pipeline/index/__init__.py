@@ -17,7 +17,7 @@ from persona4rec_pipeline.index.answers import (
 from persona4rec_pipeline.index.changes import NewItem, NewPersona, change_index, compact_index
 from persona4rec_pipeline.index.files import IndexCorrupt, IndexMissing, IndexProblem
 from persona4rec_pipeline.index.filters import Filters
-from persona4rec_pipeline.index.reader import PersonaIndex
+from persona4rec_pipeline.index.reader import PersonaIndex, Tastes
 
 __all__ = [
     "Explanation",
@@ -32,6 +32,7 @@ __all__ = [
     "PersonaIndex",
     "PersonaMatch",
     "Recommendation",
+    "Tastes",
     "UnknownItem",
     "change_index",
     "compact_index",

@@ -52,6 +52,8 @@ RECENT = 3
 # How often opening is tried when a newer generation was published, and the older one pruned, in the meantime.
 OPENING_TRIES = 3
 
+# Several profiles: of so many groups of alike interactions, or of the recent ones beside all.
+Tastes = int | Literal["recent"]
 # One profile or several, or the items of a session, most recent first.
 Profile = np.ndarray | Sequence[Item]
 
@@ -248,7 +250,7 @@ class PersonaIndex:
         return scoring.user_profile(vectors, self.manifest.recency_decay, days, self._half_life(days))
 
     def tastes_from_vectors(
-        self, vectors: np.ndarray, days: np.ndarray | None = None, tastes: int | Literal["recent"] = 3
+        self, vectors: np.ndarray, days: np.ndarray | None = None, tastes: Tastes = 3
     ) -> np.ndarray:
         """Several profiles, float32 (t, d), of interactions given as for `profile_from_vectors`.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona4rec_pipeline.encoder.texts import interaction_text
-from persona4rec_pipeline.index import Filters, PersonaIndex, Recommendation, UnknownItem
+from persona4rec_pipeline.index import Filters, PersonaIndex, Recommendation, Tastes, UnknownItem
 from persona4rec_pipeline.index.answers import NO_POSITIVE_HISTORY, NO_PROFILE, UNKNOWN_USER, Item
 from persona4rec_pipeline.serving.bodies import PastItem, Question, as_items
 from persona4rec_pipeline.serving.history import HistoryError
@@ -67,7 +67,7 @@ class Draft:
     """A question on its way to `Who`: vectors that are known, and entries that wait for an encoder."""
 
     user_id: str | None
-    tastes: int
+    tastes: Tastes
     vectors: list[np.ndarray | None] = field(default_factory=list)
     days: list[float] | None = field(default_factory=list)
     unread: dict[int, tuple[str, str, str]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def known_user(index: PersonaIndex, user_id: str) -> Who:
     return Who(user_id, profile, None, index.interactions_of(user_id), user_id)
 
 
-def is_plain(question: Question, tastes: int, queued: Queued | None) -> bool:
+def is_plain(question: Question, tastes: Tastes, queued: Queued | None) -> bool:
     """Whether `known_user` answers the question."""
     return (
         question.user_id is not None
@@ -98,7 +98,7 @@ def is_plain(question: Question, tastes: int, queued: Queued | None) -> bool:
 
 
 def draft(
-    index: PersonaIndex, question: Question, tastes: int = 1, queued: Queued | None = None, lenient: bool = False
+    index: PersonaIndex, question: Question, tastes: Tastes = 1, queued: Queued | None = None, lenient: bool = False
 ) -> Draft:
     """What the question rests on; `Draft.unread` is not empty where an encoder is needed.
 
@@ -147,7 +147,7 @@ def who(index: PersonaIndex, drafted: Draft, encoded: np.ndarray | None = None) 
     if vectors:
         stacked = np.array(vectors, np.float32)
         days = None if drafted.days is None else np.array(drafted.days)
-        if drafted.tastes > 1:
+        if drafted.tastes != 1:
             profile = index.tastes_from_vectors(stacked, days, drafted.tastes)
         else:
             profile = index.profile_from_vectors(stacked, days)

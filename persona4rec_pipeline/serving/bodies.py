@@ -82,8 +82,11 @@ class Question(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="Items seen in this session, most recent first; they stand in front of the history."),
     ] = None
     tastes: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_TASTES)] | None,
-        Meta(description="How many distinct tastes the history is told apart into; the best match of them counts."),
+        Annotated[int, Meta(ge=1, le=MAX_TASTES)] | Literal["recent"] | None,
+        Meta(
+            description="How many distinct tastes the history is told apart into, or `recent`: the last three interactions beside "
+            "all; the best match of them counts."
+        ),
     ] = None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from persona4rec_pipeline.index import IndexProblem
+from persona4rec_pipeline.index import IndexProblem, Tastes
 from persona4rec_pipeline.serving.access_log import AccessLog
 from persona4rec_pipeline.serving.current import CurrentIndex, Served, Watcher
 from persona4rec_pipeline.serving.encoding import BackgroundEncoder
@@ -35,7 +35,7 @@ class Arm:
     """How a request is answered: the generation, and what an experiment changes."""
 
     served: Served
-    tastes: int
+    tastes: Tastes
     weight: float | None = None
     variant: str | None = None
 

@@ -62,7 +62,7 @@ fields: dict[str, st.SearchStrategy[Any]] = {
     "user_id": names,
     "history": st.lists(pasts, max_size=4),
     "session": st.lists(items, max_size=4),
-    "tastes": st.integers(0, 9),
+    "tastes": st.integers(0, 9) | st.sampled_from(["recent", "distant"]),
     "candidates": st.lists(items, max_size=6),
     "scores": st.lists(st.floats(-1e101, 1e101), max_size=6),
     "weight": st.floats(-0.1, 1.1),

@@ -148,6 +148,11 @@ def test_a_stranger_with_queued_dislikes_alone_has_no_positive_history(tmp_path)
     assert (found.profile, found.fallback, found.seen) == (None, "no_positive_history", ("odd",))
 
 
+def test_recent_taste_stands_beside_the_whole(tmp_path):
+    found = asks(opened(tmp_path), tastes="recent", history=["odd", "dune", "odd", "dune"])
+    assert found.profile.shape[0] == 2
+
+
 def test_distinct_tastes_give_several_profiles(tmp_path):
     found = asks(opened(tmp_path), tastes=2, history=["odd", "dune", "odd", "dune"])
     assert found.profile.shape == (2, 8)
