@@ -444,6 +444,10 @@ class ServingSettings(Group):
     allowed_hosts: ListSetting[str] = Field(
         [], description="Names, besides localhost, under which a server without keys may be addressed, as by a proxy."
     )
+    behind_proxy: bool = Field(
+        False,
+        description="Whether a proxy on this machine passes requests on, so that its X-Forwarded-For names the client for limits.",
+    )
     tastes: Annotated[int, Field(ge=1, le=8)] | Literal["recent"] = Field(
         1,
         description="Distinct tastes that a profile is told apart into, or `recent` (the last three interactions beside all), where "

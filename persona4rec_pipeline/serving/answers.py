@@ -22,6 +22,13 @@ _ENCODE = msgspec.json.Encoder().encode
 _ESCAPES = [(c.encode(), b"\\u%04x" % ord(c)) for c in ("<", ">", "&", "\u2028", "\u2029")]
 
 
+def _place(position: int) -> bytes:
+    return b',"candidate_place":%d},' % (position + 1)
+
+
+_PLACES = [_place(position) for position in range(1_000)]
+
+
 def to_json(value: Any) -> bytes:
     """JSON of plain types, with nothing in it that HTML or JavaScript would read as its own."""
     text = _ENCODE(value)
@@ -62,18 +69,22 @@ class Renderer:
         """The entries at these positions of a ranking, as a list."""
         if ranking.scores is None or ranking.winners is None:
             return entries((self._index.entry(ranking, position) for position in order), explain)
-        rows, winners, scores = ranking.rows.tolist(), ranking.winners.tolist(), ranking.scores.tolist()
-        young = self._young
-        parts = []
+        rows, winners, young = ranking.rows.tolist(), ranking.winners.tolist(), self._young
+        # All numbers at once: one by one they would cost more than the ranking.
+        scores = _ENCODE(ranking.scores.tolist())[1:-1].split(b",")
+        parts = [b"["]
         for position in order:
             winner = winners[position]
             if winner < 0:
-                parts.append(entry(self._index.entry(ranking, position), explain))
+                parts += (entry(self._index.entry(ranking, position), explain), b",")
                 continue
             key = (rows[position], winner, explain)
             fixed = young.get(key) or self._fixed(key, ranking, position)
-            parts.append(b'%s,"score":%r,"candidate_place":%d}' % (fixed, scores[position], position + 1))
-        return b"[" + b",".join(parts) + b"]"
+            place = _PLACES[position] if position < len(_PLACES) else _place(position)
+            parts += (fixed, scores[position], place)
+        if len(parts) == 1:
+            return b"[]"
+        return b"".join(parts)[:-1] + b"]"
 
     def _fixed(self, key: tuple[int, int, bool], ranking: Ranking, position: int) -> bytes:
         fixed = self._old.get(key)
@@ -83,7 +94,7 @@ class Renderer:
             if not key[2]:
                 for name in REASONS:
                     del stated[name]
-            fixed = to_json(stated)[:-1]
+            fixed = to_json(stated)[:-1] + b',"score":'
         if self._young_bytes > self._half_bytes:
             self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[key] = fixed

@@ -20,6 +20,7 @@ from persona4rec_pipeline.serving.security import check_door
 from persona4rec_pipeline.settings import Settings
 
 FACTORY = "persona4rec_pipeline.serving.service:app_from_environment"
+PROTOCOL = "persona4rec_pipeline.serving.protocol:OneWriteProtocol"
 KEEP_ALIVE_S = 75
 BACKLOG = 4096
 
@@ -77,7 +78,8 @@ def run_server(settings: Settings) -> None:
                 port=serving.port,
                 workers=serving.workers,
                 loop="uvloop",
-                http="httptools",
+                http=PROTOCOL,
+                proxy_headers=serving.behind_proxy,
                 ws="none",
                 lifespan="on",
                 log_config=None,

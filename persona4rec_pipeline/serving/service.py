@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from persona4rec_pipeline import __version__
 from persona4rec_pipeline.serving.dropin import DROPINS, SHAPES
@@ -48,15 +49,21 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             service.stop()
 
+    posts = [*POSTS, *FEEDBACK, *DROPINS]
+
+    class Application(FastAPI):
+        """FastAPI behind the front, which also does what Starlette's outermost middleware is for."""
+
+        def build_middleware_stack(self) -> ASGIApp:
+            return Front(super().build_middleware_stack(), service, posts)
+
     # No /docs: FastAPI's page loads its scripts from elsewhere.
-    app = FastAPI(
+    app = Application(
         title="persona4rec", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None, lifespan=life
     )
     app.state.service = service
     app.include_router(read_routes(service))
     mount_explorer(app)
-    posts = [*POSTS, *FEEDBACK, *DROPINS]
-    app.add_middleware(Front, service=service, posts=posts)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
 
