@@ -192,7 +192,6 @@ def choose_posted(
     catalogue knows; both with `parameters`.
     """
     blanks = " || ".join(f"chr({ord(character)})" for character in BLANKS)
-    # Before the views below, which take no parameters.
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE known_items AS SELECT DISTINCT item_id FROM ({items})", parameters
     )
@@ -219,16 +218,16 @@ def choose_posted(
         ), all_said AS (
             SELECT user_id, item_id, reviewed_at FROM said UNION ALL FROM told_by_source
         ), hints AS (
-            SELECT * FROM usable WHERE kind <> 'review'
+            SELECT * FROM usable
+            WHERE kind <> 'review' AND NOT EXISTS (
+                FROM all_said WHERE all_said.user_id = usable.user_id AND all_said.item_id = usable.item_id
+                    AND epoch(all_said.reviewed_at) > epoch(usable.reviewed_at) - {SAME_WITHIN_S}
+            )
             QUALIFY row_number() OVER (
                 PARTITION BY user_id, item_id ORDER BY kind = 'click', reviewed_at DESC, id DESC
             ) = 1
         ), counting AS (
-            FROM said UNION ALL
-            FROM hints WHERE NOT EXISTS (
-                FROM all_said WHERE all_said.user_id = hints.user_id AND all_said.item_id = hints.item_id
-                    AND epoch(all_said.reviewed_at) > epoch(hints.reviewed_at) - {SAME_WITHIN_S}
-            )
+            FROM said UNION ALL FROM hints
         )
         SELECT CAST($catalog AS VARCHAR) AS catalog, {REVIEW_ID} AS review_id, user_id, item_id, rating,
             CASE WHEN kind IN ('click', 'like') THEN TRUE WHEN kind = 'dislike' THEN FALSE

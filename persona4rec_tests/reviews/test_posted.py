@@ -130,6 +130,7 @@ def test_of_clicks_and_verdicts_on_an_item_one_counts_and_a_verdict_before_a_cli
 @pytest.mark.parametrize(("days", "counts"), [(-40, False), (-0.5, False), (0.5, False), (1.5, True)])
 @pytest.mark.parametrize("source", [True, False])
 def test_a_click_gives_way_to_what_the_user_says_of_the_item_later_or_the_same_day(workshop, days, counts, source):
+    post(workshop.settings, "ann", day=-50, kind="like")
     post(workshop.settings, "ann", day=days)
     if not source:
         post(workshop.settings, "ann", kind="review", rating=2, said="ann on dune")
