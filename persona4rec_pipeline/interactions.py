@@ -167,6 +167,16 @@ class InteractionQueue:
         """What tells this file from one that was begun anew in its place; empty for one that is not there."""
         return "".join(identity for (identity,) in self._rows("SELECT identity FROM queue", []))
 
+    def skip_to(self, id: int) -> None:
+        """Give no id up to this one any more: for a queue in the place of one that had given them."""
+        with self._writing, self._told():
+            connection = self._open("write")
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                last = connection.execute("SELECT max(seq) FROM sqlite_sequence").fetchone()[0] or 0
+                connection.execute("DELETE FROM sqlite_sequence WHERE name = 'interactions'")
+                connection.execute("INSERT INTO sqlite_sequence VALUES ('interactions', ?)", [max(last, id)])
+
     def forget(self, user_id: str) -> int:
         """Delete all interactions of a user, so that the file holds no trace of them; returns how many there were."""
         return self._delete("user_id", user_id)

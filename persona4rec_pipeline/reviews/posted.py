@@ -25,7 +25,7 @@ from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.ids import IS_FORGOTTEN, REVIEW_ID
 from persona4rec_pipeline.reviews.metadata import BLANKS
 from persona4rec_pipeline.settings import ReviewSettings, Settings
-from persona4rec_pipeline.warehouse import Database, replace_changed_rows
+from persona4rec_pipeline.warehouse import Database, open_warehouse, replace_changed_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -114,6 +114,18 @@ def read_progress(connection: DuckDBPyConnection, catalog: str) -> Progress:
     return Progress(*found) if found else Progress()
 
 
+def accept_queue(settings: Settings) -> None:
+    """Go on with the queue as it is, after a loss: what it lacks leaves the reviews with each catalogue's next ingest.
+
+    Ids that the former queue had given are not given again, so that no index takes what comes in now for what it contains.
+    """
+    warehouse = open_warehouse(settings)
+    with warehouse.write() as connection:
+        last = connection.execute("SELECT coalesce(max(read_through), 0) FROM posted_progress").fetchall()[0][0]
+        InteractionQueue(settings.interactions_path).skip_to(last)
+        connection.execute("DELETE FROM posted_progress")
+
+
 def stage_posted(connection: DuckDBPyConnection, settings: Settings, catalog: str, before: Progress) -> Progress:
     """Read a catalogue's part of the queue into the temporary table `staged_posted`; how far it has been read now.
 
@@ -126,7 +138,7 @@ def stage_posted(connection: DuckDBPyConnection, settings: Settings, catalog: st
         raise SourceError(
             f"{queue.path} is not the interaction queue that catalogue {catalog} was made from, or an older state of it: "
             "reviews that came in while serving would be lost. Put the latest backup of the file in its place; to go on "
-            "without them, take the catalogue out with `persona4rec remove-catalog` and add it again."
+            "without what it lacks, call `accept_queue` of persona4rec_pipeline.reviews.posted once."
         )
     connection.register("nothing", _STAGED.empty_table())
     connection.execute("CREATE OR REPLACE TEMP TABLE staged_posted AS FROM nothing")
@@ -180,7 +192,6 @@ def choose_posted(
     catalogue knows; both with `parameters`.
     """
     blanks = " || ".join(f"chr({ord(character)})" for character in BLANKS)
-    # Before the views below, which take no parameters.
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE known_items AS SELECT DISTINCT item_id FROM ({items})", parameters
     )
@@ -207,16 +218,16 @@ def choose_posted(
         ), all_said AS (
             SELECT user_id, item_id, reviewed_at FROM said UNION ALL FROM told_by_source
         ), hints AS (
-            SELECT * FROM usable WHERE kind <> 'review'
+            SELECT * FROM usable
+            WHERE kind <> 'review' AND NOT EXISTS (
+                FROM all_said WHERE all_said.user_id = usable.user_id AND all_said.item_id = usable.item_id
+                    AND epoch(all_said.reviewed_at) > epoch(usable.reviewed_at) - {SAME_WITHIN_S}
+            )
             QUALIFY row_number() OVER (
                 PARTITION BY user_id, item_id ORDER BY kind = 'click', reviewed_at DESC, id DESC
             ) = 1
         ), counting AS (
-            FROM said UNION ALL
-            FROM hints WHERE NOT EXISTS (
-                FROM all_said WHERE all_said.user_id = hints.user_id AND all_said.item_id = hints.item_id
-                    AND epoch(all_said.reviewed_at) > epoch(hints.reviewed_at) - {SAME_WITHIN_S}
-            )
+            FROM said UNION ALL FROM hints
         )
         SELECT CAST($catalog AS VARCHAR) AS catalog, {REVIEW_ID} AS review_id, user_id, item_id, rating,
             CASE WHEN kind IN ('click', 'like') THEN TRUE WHEN kind = 'dislike' THEN FALSE

@@ -21,7 +21,7 @@ from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.ids import user_hash
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
 from persona4rec_pipeline.reviews.ingest import fold_in, ingest_reviews
-from persona4rec_pipeline.reviews.posted import QUEUED, has_new_interactions, interactions_through
+from persona4rec_pipeline.reviews.posted import QUEUED, accept_queue, has_new_interactions, interactions_through
 from persona4rec_pipeline.reviews.splits import assign_splits
 from persona4rec_pipeline.runner import NIGHTLY, STEPS, Listener, RunFailed, run_stale
 from persona4rec_pipeline.settings import load_settings
@@ -130,6 +130,7 @@ def test_of_clicks_and_verdicts_on_an_item_one_counts_and_a_verdict_before_a_cli
 @pytest.mark.parametrize(("days", "counts"), [(-40, False), (-0.5, False), (0.5, False), (1.5, True)])
 @pytest.mark.parametrize("source", [True, False])
 def test_a_click_gives_way_to_what_the_user_says_of_the_item_later_or_the_same_day(workshop, days, counts, source):
+    post(workshop.settings, "ann", day=-50, kind="like")
     post(workshop.settings, "ann", day=days)
     if not source:
         post(workshop.settings, "ann", kind="review", rating=2, said="ann on dune")
@@ -225,17 +226,23 @@ def test_texts_that_databases_choke_on_arrive(workshop):
 def test_a_queue_that_was_lost_fails_the_ingest_and_changes_nothing(workshop):
     catalog = workshop.catalog([review("ann")])
     post(workshop.settings)
-    workshop.ingest(catalog)
+    post(workshop.settings, "yan")
+    workshop.ingest_both(catalog)
     folder = workshop.settings.interactions_path.parent
     for path in folder.iterdir():
         path.unlink()
-    post(workshop.settings, "another", "dune")
-    post(workshop.settings, "another", "dune", day=3)
+    post(workshop.settings, "another")
     assert has_new_interactions(workshop.database, workshop.settings, "books")
     for read in (ingest_reviews, fold_in):
         with pytest.raises(SourceError, match="is not the interaction queue that catalogue books was made from"):
             read(workshop.database, workshop.settings, catalog)
-    assert workshop.reviews("user_id") == ["ann", "zoe"]
+    assert workshop.reviews("user_id") == ["ann", "yan", "zoe"]
+    # Who has no backup says so; an index that knows the ids of before must not take new interactions for them.
+    accept_queue(workshop.settings)
+    assert has_new_interactions(workshop.database, workshop.settings, "books")
+    fold_in(workshop.database, workshop.settings, catalog)
+    assert workshop.reviews("user_id") == ["ann", "another"]
+    assert post(workshop.settings) > 2
 
 
 def test_a_damaged_queue_counts_as_something_new_so_that_the_ingest_says_so(workshop):
