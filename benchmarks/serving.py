@@ -8,7 +8,7 @@ In process: the same requests, one after another, without HTTP. `order alone` lo
 candidates and orders them; `with reasons` also puts each candidate's persona, reason and quotes into words.
 
 Under load: wrk asks POST /v1/rerank for the order of 20 candidates of a known user, with 1, 10, 50 and 100 clients that each
-ask again as soon as they are answered. The floor is what no FastAPI service can go below: an application of one route, POST
+ask again as soon as they are answered. The floor is a FastAPI service that does nothing: an application of one route, POST
 /nothing, whose `async` function takes no argument, does nothing and returns an empty dictionary, which FastAPI sends as
 `{}`. It is sent the same bodies, and neither reads nor checks them; it has no middleware, no log, no metrics. It runs in a process
 of its own under uvicorn as our service does: one worker, uvloop, httptools, no access log of uvicorn's. Our service is what
