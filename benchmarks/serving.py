@@ -58,6 +58,11 @@ CANDIDATES = 20
 REQUESTS = 1_000
 IN_PROCESS_REQUESTS = 5_000
 RERANK = "/v1/rerank"
+# As the service runs (`serving/run.py`).
+UVICORN = (
+    "--workers 1 --loop uvloop --http httptools --ws none --lifespan on --backlog 4096 --timeout-keep-alive 75 "
+    "--no-access-log --no-server-header --log-level warning"
+)
 TARGET_RATIO = 2.0
 # A publication must reach the answers within so many seconds.
 SWAPPED_WITHIN_S = 30.0
@@ -265,18 +270,7 @@ def nothing() -> Any:
 
 def start_floor(home: Path) -> Any:
     port = free_port()
-    command = python_module("uvicorn", "benchmarks.serving:nothing", "--factory", "--port", str(port))
-    command += [
-        "--loop",
-        "uvloop",
-        "--http",
-        "httptools",
-        "--workers",
-        "1",
-        "--no-access-log",
-        "--log-level",
-        "warning",
-    ]
+    command = python_module("uvicorn", "benchmarks.serving:nothing", "--factory", "--port", str(port), *UVICORN.split())
     return running(command, os.environ, home / "floor.log", port, "/openapi.json")
 
 
