@@ -40,8 +40,12 @@ class EncoderUnavailable(RuntimeError):
 
 def load_encoder(index: PersonaIndex, settings: Settings) -> Encoder:
     """The encoder that made the index. Raises EncoderUnavailable, saying what to do, when it is not on this machine."""
-    from persona4rec_pipeline.embedding import Encoder, EncoderError
-
+    # A server for known users does without most of the requirements.
+    missing = "This installation cannot encode texts ({}); install all requirements, or leave texts out."
+    try:
+        from persona4rec_pipeline.embedding import Encoder, EncoderError
+    except ImportError as error:
+        raise EncoderUnavailable(missing.format(error)) from error
     path, again = index.manifest.encoder.path, "publish the index again with `persona4rec run`"
     if path is None:
         raise EncoderUnavailable(f"The index does not say where its encoder ({index.encoder_fingerprint}) is; {again}.")
@@ -51,6 +55,8 @@ def load_encoder(index: PersonaIndex, settings: Settings) -> Encoder:
         )
     try:
         encoder = Encoder.load(path, settings.encoder.max_seq_length, settings.encoder.encode_batch_size)
+    except ImportError as error:
+        raise EncoderUnavailable(missing.format(error)) from error
     except (EncoderError, OSError) as error:
         raise EncoderUnavailable(
             f"The encoder that made the index cannot be loaded: {error} To mend it, {again}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 
 from persona4rec_pipeline.index import PersonaIndex
 from persona4rec_pipeline.serving.encoding import BackgroundEncoder, EncoderUnavailable, load_encoder
-from persona4rec_tests.index.builders import EncoderReference, axis, two_catalogues
+from persona4rec_tests.index.builders import ENCODER, EncoderReference, axis, two_catalogues
 from persona4rec_tests.serving.builders import ByTitle, is_problem, service_of, serving, settings_of
 
 HISTORY = {"history": [{"title": "emma", "review": "I loved the wit."}], "candidates": ["odd", "emma"]}
@@ -134,4 +135,15 @@ def test_an_index_that_does_not_say_where_its_encoder_is_cannot_read_texts(tmp_p
     shop = two_catalogues(tmp_path)
     shop.publish(encoder=EncoderReference(fingerprint="encoder-one"))
     with pytest.raises(EncoderUnavailable, match="does not say where"):
+        load_encoder(PersonaIndex.open(shop.index_path), settings_of(tmp_path))
+
+
+@pytest.mark.parametrize("module", ["persona4rec_pipeline.embedding", "sentence_transformers"])
+def test_an_installation_without_torch_says_that_it_cannot_encode(tmp_path, monkeypatch, module):
+    shop = two_catalogues(tmp_path)
+    (tmp_path / "modules.json").write_text("[]")
+    shop.publish(encoder=EncoderReference(fingerprint=ENCODER, path=str(tmp_path)))
+    # What import makes of a module that is not there.
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EncoderUnavailable, match="install all requirements"):
         load_encoder(PersonaIndex.open(shop.index_path), settings_of(tmp_path))
