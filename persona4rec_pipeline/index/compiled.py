@@ -117,6 +117,75 @@ def score_candidates(queries, rows, vectors, offsets, polarity, scores, winners)
 
 
 @njit
+def _standardise(values, known):
+    """Mean 0 and standard deviation 1 over the known places, in place; 0 where all are equal."""
+    count, total = 0, 0.0
+    for place in range(values.shape[0]):
+        if known[place]:
+            count += 1
+            total += values[place]
+    if count == 0:
+        return
+    mean, squares = total / count, 0.0
+    for place in range(values.shape[0]):
+        values[place] -= mean
+        if known[place]:
+            squares += values[place] * values[place]
+    deviation = np.sqrt(squares / count)
+    for place in range(values.shape[0]):
+        values[place] = values[place] / deviation if deviation > 0 else 0.0
+
+
+@_kernel(
+    _readonly(types.float64, 1), _readonly(types.float32, 1), types.float64, types.boolean, _writable(types.int64, 1)
+)
+def order_candidates(own, persona, weight, by_place, order):
+    """Fill order (n,) with the places of the candidates of one list, best first; own (0,) where their order is all there is."""
+    count = persona.shape[0]
+    values, known = np.empty(count, np.float64), np.empty(count, np.bool_)
+    # The lowest similarity there is stands for the items that have none; where none has one, all are equal.
+    lowest = np.inf
+    for place in range(count):
+        known[place] = not np.isnan(persona[place])
+        if persona[place] > -np.inf:
+            lowest = min(lowest, np.float64(persona[place]))
+    if weight >= 1.0:
+        for place in range(count):
+            values[place] = persona[place]
+    else:
+        mine, always = np.empty(count, np.float64), np.ones(count, np.bool_)
+        for place in range(count):
+            if by_place and weight > 0.0:
+                mine[place] = -np.log2(place + 1.0)
+            else:
+                mine[place] = own[place] if own.shape[0] else -np.float64(place)
+            values[place] = persona[place] if persona[place] > -np.inf else lowest if lowest < np.inf else 0.0
+        if weight <= 0.0:
+            values[:] = mine
+            known[:] = True
+        else:
+            _standardise(mine, always)
+            _standardise(values, known)
+            for place in range(count):
+                values[place] = (1.0 - weight) * mine[place] + weight * values[place]
+    # Candidates that are not known keep their places; the others are put in order among theirs, one by one, equal ones as given.
+    previous = np.empty(count, np.int64)
+    filled = 0
+    for place in range(count):
+        order[place] = place
+        if not known[place]:
+            continue
+        value, here = values[place], filled
+        while here > 0 and values[order[previous[here - 1]]] < value:
+            here -= 1
+        previous[filled] = place
+        for moved in range(filled, here, -1):
+            order[previous[moved]] = order[previous[moved - 1]]
+        order[previous[here]] = place
+        filled += 1
+
+
+@njit
 def _is_barred(barred, user, item):
     return barred.shape[0] > 0 and barred[min(user, barred.shape[0] - 1), item]
 

@@ -51,6 +51,9 @@ MOST_THREADS = 8
 PIECE = 16_384
 # Pieces per thread, so that a thread that was held up does not hold up all.
 PIECES_PER_THREAD = 8
+# Candidates up to which a list is ordered by insertion.
+MOST_INSERTED = 128
+_NO_SCORES = np.empty(0, np.float64)
 # Users whose notes are kept at the same time.
 USERS_AT_ONCE = 64
 # Users whose candidates are scored faster than threads are woken.
@@ -138,6 +141,23 @@ def score_candidates(
     return scores, winners
 
 
+def order_candidates(
+    own: np.ndarray | None, persona: np.ndarray, weight: float, normalisation: str = "score"
+) -> np.ndarray:
+    """`scoring.order_candidates(scoring.combine(own, persona, weight, normalisation))` of one list, int64 (n,), in microseconds.
+
+    own: float64 (n,), the candidates' scores; None where only their order is known, whose descending places then stand for
+    scores. persona: float32 (n,), NaN for an unknown candidate, -inf for one without favourable persona.
+    """
+    if len(persona) > MOST_INSERTED:
+        stated = -np.arange(len(persona), dtype=np.float64) if own is None else own
+        return scoring.order_candidates(scoring.combine(stated, persona, weight, normalisation))
+    order = np.empty(len(persona), np.int64)
+    own = _NO_SCORES if own is None else np.ascontiguousarray(own, np.float64)
+    _compiled().order_candidates(own, persona, weight, normalisation == "rank", order)
+    return order
+
+
 class Scan:
     """The best items of one catalogue, exactly; read-only, and safe to share between threads.
 
@@ -178,6 +198,14 @@ class Scan:
         ends = self._offsets[[0, -1]].tolist()
         if len(self._polarity) != len(vectors) or ends != [0, len(vectors)] or (np.diff(self._offsets) < 0).any():
             raise ValueError("Vectors, offsets and polarity do not fit each other.")
+
+    def score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`score_candidates` of item rows, int64 (n,), that are known to be rows of this catalogue or -1, and of a profile that
+        is known to be finite, float32 (d,) or (t, d)."""
+        scores, winners = np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
+        profiles = profile if profile.ndim == 2 else profile[None]
+        _compiled().score_candidates(profiles, rows, self._vectors, self._offsets, self._polarity, scores, winners)
+        return scores, winners
 
     def top(self, profile: np.ndarray, k: int, barred: np.ndarray | None = None) -> Top:
         """The k best items for one user, profile (d,) or tastes (t, d); fewer where there are no more.

@@ -12,6 +12,7 @@ Who is asking. A profile is float32 (d,) of unit length, or (t, d): several tast
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -409,12 +410,13 @@ class PersonaIndex:
         own_scores = _checked_scores(scores, len(names))
         if weight is not None and not 0 <= weight <= 1:
             raise ValueError(f"The weight of the personas is a number from 0 to 1, not {weight}.")
-        found_rows = [self._row(name) for name in names]
+        bare = self._bare_rows
+        found_rows = [bare.get(name, -1) if isinstance(name, str) else self._row(name) for name in names]
         kept = _first_mentions(names, found_rows)
         if exclude or filters is not None:
             kept = self._admitted(names, found_rows, kept, exclude, filters)
         if own_scores is not None:
-            kept = sorted(kept, key=(-own_scores).__getitem__)
+            kept = sorted(kept, key=(-own_scores).tolist().__getitem__)
             own_scores = own_scores[kept]
         if own_scores is not None or len(kept) < len(names):
             names, found_rows = [names[place] for place in kept], [found_rows[place] for place in kept]
@@ -424,14 +426,9 @@ class PersonaIndex:
         if weight is None:
             weight = self.persona_weight(interactions, own_scores is not None)
         found, winners = self._score(self._checked(profile), rows)
-        # Places alone: their descending numbers stand for scores, and only a blend by rank makes sense of them.
-        ordered_by = scoring.combine(
-            -np.arange(len(names), dtype=np.float64) if own_scores is None else own_scores,
-            found,
-            weight,
-            self._blend(own_scores is not None).normalisation,
-        )
-        return Ranking(names, rows, scoring.order_candidates(ordered_by), found, winners, None)
+        normalisation = self._blend(own_scores is not None).normalisation
+        order = kernels.order_candidates(own_scores, found, weight, normalisation)
+        return Ranking(names, rows, order, found, winners, None)
 
     def entry(self, ranking: Ranking, position: int) -> Recommendation:
         """What is to be said of the candidate at a position of `ranking.names`."""
@@ -654,12 +651,13 @@ class PersonaIndex:
     def _checked(self, profile: Profile) -> np.ndarray:
         if not isinstance(profile, np.ndarray):
             return self.profile_from_items(profile)
-        profile = np.asarray(profile, np.float32)
+        profile = np.ascontiguousarray(profile, np.float32)
+        # A number that is not finite, or the square of an absurdly large one, makes the sum of squares something else.
         if (
             profile.shape[-1:] != (self.dimension,)
             or profile.ndim > 2
             or not profile.size
-            or not np.isfinite(profile).all()
+            or not math.isfinite(np.vdot(profile, profile))
         ):
             raise ValueError(
                 f"A profile is {self.dimension} finite numbers, or several of them in rows; this one has shape {profile.shape}."
@@ -668,16 +666,13 @@ class PersonaIndex:
 
     def _score(self, profile: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(self.segments) == 1:
-            segment = self.segments[0]
-            return kernels.score_candidates(profile, rows, segment.vectors, segment.offsets, segment.polarity)
+            return self._scans[0].score(profile, rows)
         scores = np.full(len(rows), np.nan, np.float32)
         winners = np.full(len(rows), scoring.NO_PERSONA, np.int64)
-        for segment in self.segments:
+        for segment, scan in zip(self.segments, self._scans, strict=True):
             own = np.flatnonzero((rows >= segment.first) & (rows < segment.rows.stop))
             if len(own):
-                scores[own], winners[own] = kernels.score_candidates(
-                    profile, rows[own] - segment.first, segment.vectors, segment.offsets, segment.polarity
-                )
+                scores[own], winners[own] = scan.score(profile, rows[own] - segment.first)
         return scores, winners
 
     def _scored(self, row: int, score: float, winner: int, candidate_place: int | None = None) -> Recommendation:
@@ -765,6 +760,8 @@ def _named(item: Item) -> str:
 
 def _first_mentions(names: Sequence[Item], rows: Sequence[int]) -> list[int]:
     """Positions that stay: an item may be named more than once, both bare and with its catalogue."""
+    if len(set(rows)) == len(rows) and -1 not in rows:
+        return list(range(len(rows)))
     first: dict[Item | int, int] = {}
     named = (row if row >= 0 else name for name, row in zip(names, rows, strict=True))
     return [place for place, key in enumerate(named) if first.setdefault(key, place) == place]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from persona4rec_pipeline.encoder.texts import interaction_text
@@ -44,9 +45,8 @@ class Queued:
     seen: tuple[Item, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Who is asking, ready for the index.
+class Who(msgspec.Struct, frozen=True):
+    """Who is asking, ready for the index; a struct, as one is made for each request.
 
     profile: float32 (d,), or (t, d) for several tastes; None where there is nothing to go by. interactions: liked items
     that it rests on. seen_by: the user whose seen items of the index are left out of recommendations; seen: further ones.

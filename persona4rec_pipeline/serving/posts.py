@@ -123,7 +123,7 @@ def count_fallback(service: Service, who: Who) -> None:
 
 def count_unknown(service: Service, ranking: Ranking) -> None:
     """Tell the metrics of candidates that the index does not know."""
-    unknown = int((ranking.rows < 0).sum())
+    unknown = ranking.rows.tolist().count(-1)
     if unknown:
         service.metrics.unknown_candidates.inc(unknown)
 

@@ -62,32 +62,38 @@ def configure_log() -> None:
 def run_server(settings: Settings) -> None:
     """Serve until the process is told to end (SIGTERM, SIGINT); requests in flight are answered first. Each worker reads the
     settings anew, from file and environment. Raises KeyProblem where keys are required and there are none."""
+    check_door(settings)
+    if settings.serving.workers == 1:
+        _run(settings)
+        return
+    with tempfile.TemporaryDirectory(prefix="persona4rec-metrics-") as folder:
+        # Read when prometheus_client is imported, in the workers.
+        os.environ[MULTIPROCESS_VARIABLE] = folder
+        try:
+            _run(settings)
+        finally:
+            del os.environ[MULTIPROCESS_VARIABLE]
+
+
+def _run(settings: Settings) -> None:
     import uvicorn
 
     serving = settings.serving
-    check_door(settings)
-    with tempfile.TemporaryDirectory(prefix="persona4rec-metrics-") as folder:
-        if serving.workers > 1:
-            # Read when prometheus_client is imported, in the workers.
-            os.environ[MULTIPROCESS_VARIABLE] = folder
-        try:
-            uvicorn.run(
-                FACTORY,
-                factory=True,
-                host=serving.host,
-                port=serving.port,
-                workers=serving.workers,
-                loop="uvloop",
-                http=PROTOCOL,
-                proxy_headers=serving.behind_proxy,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=serving.shutdown_s,
-            )
-        finally:
-            os.environ.pop(MULTIPROCESS_VARIABLE, None)
+    uvicorn.run(
+        FACTORY,
+        factory=True,
+        host=serving.host,
+        port=serving.port,
+        workers=serving.workers,
+        loop="uvloop",
+        http=PROTOCOL,
+        proxy_headers=serving.behind_proxy,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=serving.shutdown_s,
+    )

@@ -10,9 +10,10 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+
+import msgspec
 
 from persona4rec_pipeline.index import IndexProblem, Tastes
 from persona4rec_pipeline.serving.access_log import AccessLog
@@ -30,8 +31,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(msgspec.Struct, frozen=True):
     """How a request is answered: the generation, and what an experiment changes."""
 
     served: Served

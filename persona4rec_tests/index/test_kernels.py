@@ -403,3 +403,37 @@ def test_candidate_rows_beyond_the_catalogue_are_refused():
 def test_importing_the_index_does_not_pay_for_the_compiler():
     code = "import sys; import persona4rec_pipeline.index.kernels; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+similarity = st.one_of(
+    st.floats(-1, 1, width=32), st.sampled_from([0.5, -0.25]), st.just(float("nan")), st.just(float("-inf"))
+)
+
+
+@given(
+    st.lists(similarity, max_size=200),
+    st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1)),
+    st.sampled_from(["score", "rank"]),
+    st.one_of(st.none(), st.integers(0, 2**32)),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_list_is_ordered_as_the_reference_orders_it(similarities, weight, normalisation, seed):
+    persona = np.array(similarities, np.float32)
+    own = None if seed is None else np.sort(np.random.default_rng(seed).integers(0, 9, len(persona)) / 4)[::-1]
+    stated = -np.arange(len(persona), dtype=np.float64) if own is None else own
+    values = scoring.combine(stated, persona, weight, normalisation)
+    found = kernels.order_candidates(own, persona, weight, normalisation)
+    assert sorted(found.tolist()) == list(range(len(persona)))
+    unknown = np.isnan(values)
+    assert (found[unknown] == np.flatnonzero(unknown)).all()
+    ordered = values[found][~unknown]
+    # Equal up to the rounding of sums in another order; with whole numbers and at the ends of the weight, exactly.
+    assert (ordered[1:] <= ordered[:-1] + 1e-9).all()
+    if weight in (0, 1):
+        assert found.tolist() == scoring.order_candidates(values).tolist()
+
+
+def test_candidates_that_are_equal_in_all_stay_in_their_order():
+    for weight in (0.0, 0.3, 1.0):
+        own = np.full(20, 2.5)
+        assert kernels.order_candidates(own, np.full(20, 0.25, np.float32), weight).tolist() == list(range(20))
