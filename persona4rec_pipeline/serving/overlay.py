@@ -68,6 +68,7 @@ class Overlay:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._last_id = 0
         self._stamp: object = None
+        self._deletions = 0
         self._lock = threading.Lock()
         self._encoding: Future[np.ndarray] | None = None
         self._pause_until = float("-inf")
@@ -103,8 +104,11 @@ class Overlay:
                 while rows := self.queue.after(self._start(oldest_through), user_id, limit=ROWS_AT_ONCE):
                     self._take_in(rows)
                     self._last_id = int(rows[-1].id or 0)
-                for forgotten in self._entries.keys() - set(self.queue.users() if self._entries else ()):
-                    del self._entries[forgotten]
+                # The queue keeps everything; who is still in it is asked only when something went.
+                if self._entries and (deletions := self.queue.deletions()) != self._deletions:
+                    for forgotten in self._entries.keys() - set(self.queue.users()):
+                        del self._entries[forgotten]
+                    self._deletions = deletions
                 self._stamp = stamp
             if oldest_through:
                 self._let_go(oldest_through)
