@@ -196,34 +196,38 @@ def _is_worse(score, item, other_score, other_item):
 
 
 @njit
-def _push(scores, items, winners, count, score, item, winner):
-    """Keep the best of what was pushed, the worst of them in front (a heap); returns how many there are now."""
-    room = scores.shape[0]
-    if count < room:
-        place = count
-        while place > 0:
-            above = (place - 1) // 2
-            if not _is_worse(score, item, scores[above], items[above]):
-                break
-            scores[place], items[place], winners[place] = scores[above], items[above], winners[above]
-            place = above
-        scores[place], items[place], winners[place] = score, item, winner
-        return count + 1
-    if room == 0 or not _is_worse(scores[0], items[0], score, item):
-        return count
+def _sink(scores, items, winners, size, score, item, winner):
+    """Put an entry in front of the first `size` entries of a heap, in place of what is there, and let it sink."""
     place = 0
     while True:
         below = 2 * place + 1
-        if below >= room:
+        if below >= size:
             break
-        if below + 1 < room and _is_worse(scores[below + 1], items[below + 1], scores[below], items[below]):
+        if below + 1 < size and _is_worse(scores[below + 1], items[below + 1], scores[below], items[below]):
             below += 1
         if not _is_worse(scores[below], items[below], score, item):
             break
         scores[place], items[place], winners[place] = scores[below], items[below], winners[below]
         place = below
     scores[place], items[place], winners[place] = score, item, winner
-    return count
+
+
+@njit
+def _push(scores, items, winners, count, score, item, winner):
+    """Keep the best of what was pushed, the worst of them in front (a heap); returns how many there are now."""
+    if count == scores.shape[0]:
+        if _is_worse(scores[0], items[0], score, item):
+            _sink(scores, items, winners, count, score, item, winner)
+        return count
+    place = count
+    while place > 0:
+        above = (place - 1) // 2
+        if not _is_worse(score, item, scores[above], items[above]):
+            break
+        scores[place], items[place], winners[place] = scores[above], items[above], winners[above]
+        place = above
+    scores[place], items[place], winners[place] = score, item, winner
+    return count + 1
 
 
 @njit
@@ -444,9 +448,12 @@ def _multiply(codes, rows, filled, queries, dots):
     if queries.shape[0] % 2 == 0:
         for place in range(0, filled, ROWS_AT_ONCE):
             _products_of_one(codes, rows, place, queries, queries.shape[0] - 1, dots)
+    whole = codes.shape[1] - codes.shape[1] % LANES
+    if whole == codes.shape[1]:
+        return
     for query in range(queries.shape[0]):
         for place in range(filled):
-            for rest in range(codes.shape[1] - codes.shape[1] % LANES, codes.shape[1]):
+            for rest in range(whole, codes.shape[1]):
                 dots[query, place] += np.int32(np.int32(codes[rows[place], rest]) * np.int32(queries[query, rest]))
 
 
@@ -488,6 +495,7 @@ def _note(user, item, upper, lower, mask, limits, bounds, bound_counts, candidat
     _readonly(types.boolean, 2),
     types.int64,
     types.int64,
+    types.int64,
     _writable(types.float32, 1),
     _writable(types.float32, 2),
     _writable(types.int64, 1),
@@ -506,6 +514,7 @@ def scan(
     offsets,
     polarity,
     barred,
+    number,
     start,
     stop,
     floors,
@@ -519,10 +528,10 @@ def scan(
     """Note, for each user, which of the items start to stop may be among the best k.
 
     queries: int16 (users x t, d). weights: (users x t, 3), by query: of a dot product times a row's scale, of a row's error
-    and of its scale, the last two for the margin of `kernels.Scan`. barred: as in `exact_top`. floors: (users,), a score that
+    and of its scale, the last two for the margin of `kernels`. barred, number: as in `exact_top`. floors: (users,), a score that
     k items are known to reach; kernels on other threads raise it too: an old value costs time, but is never wrong. bounds:
     (users, k), heaps of the k best lower bounds met here, bound_counts (users,) of them. candidates, uppers, masks: (users,
-    room), rows of items, upper bounds of their scores and which of their personas may have them; counts (users,) of them, -1
+    room), numbers of items, upper bounds of their scores and which of their personas may have them; counts (users,) of them, -1
     where the room did not suffice.
     """
     users = floors.shape[0]
@@ -551,7 +560,6 @@ def scan(
         for place in range(TILE_ROWS):
             rows[place] = min(row + place, end - 1)
         _multiply(codes, rows, filled, queries, dots)
-        tile_scales, tile_errors = scales[row:row_end], errors[row:row_end]
         all_gave_up = True
         for user in range(users):
             if counts[user] < 0:
@@ -564,8 +572,8 @@ def scan(
             for query in range(user * tastes, (user + 1) * tastes):
                 by_product, by_error, by_scale = weights[query, 0], weights[query, 1], weights[query, 2]
                 for place in range(filled):
-                    middle = np.float32(dots[query, place]) * (by_product * tile_scales[place])
-                    margin = by_error * tile_errors[place] + by_scale * tile_scales[place]
+                    middle = np.float32(dots[query, place]) * (by_product * scales[row + place])
+                    margin = by_error * errors[row + place] + by_scale * scales[row + place]
                     reaching += middle + margin >= limits[user]
             if reaching == 0:
                 continue
@@ -573,8 +581,8 @@ def scan(
             for place in range(filled):
                 row_upper, row_lower = np.float32(-np.inf), np.float32(-np.inf)
                 for query in range(user * tastes, (user + 1) * tastes):
-                    middle = np.float32(dots[query, place]) * (weights[query, 0] * tile_scales[place])
-                    margin = weights[query, 1] * tile_errors[place] + weights[query, 2] * tile_scales[place]
+                    middle = np.float32(dots[query, place]) * (weights[query, 0] * scales[row + place])
+                    margin = weights[query, 1] * errors[row + place] + weights[query, 2] * scales[row + place]
                     row_upper = max(row_upper, middle + margin)
                     row_lower = max(row_lower, middle - margin)
                 if not row_upper >= limits[user] or polarity[row + place] < 0:
@@ -585,7 +593,7 @@ def scan(
                     if current[user] >= 0 and not _is_barred(barred, user, current[user]):
                         _note(
                             user,
-                            current[user],
+                            current[user] + number,
                             upper_of[user],
                             lower_of[user],
                             mask_of[user],
@@ -613,7 +621,7 @@ def scan(
         if current[user] >= 0 and not _is_barred(barred, user, current[user]):
             _note(
                 user,
-                current[user],
+                current[user] + number,
                 upper_of[user],
                 lower_of[user],
                 mask_of[user],
@@ -631,37 +639,114 @@ def scan(
 
 @_kernel(
     _readonly(types.float32, 2),
+    types.int64,
     _readonly(types.int16, 2),
     _readonly(types.int64, 1),
     _readonly(types.int8, 1),
     types.int64,
-    _readonly(types.int64, 1),
+    types.int64,
+    types.int64,
     _readonly(types.float32, 1),
-    _readonly(types.int64, 1),
-    types.float32,
-    types.float32,
-    _writable(types.float32, 1),
-    _writable(types.int64, 1),
-    _writable(types.int64, 1),
+    _readonly(types.float32, 3),
+    _readonly(types.int64, 2),
+    _readonly(types.int64, 3),
+    _readonly(types.float32, 3),
+    _readonly(types.int64, 3),
+    _readonly(types.int64, 2),
+    _writable(types.float32, 2),
+    _writable(types.int64, 2),
+    _writable(types.int64, 2),
     _writable(types.int64, 1),
 )
 def settle(
-    queries, vectors, offsets, polarity, number, candidates, uppers, masks, floor, likely, scores, items, winners, count
+    queries,
+    tastes,
+    vectors,
+    offsets,
+    polarity,
+    number,
+    first,
+    last,
+    floors,
+    bounds,
+    bound_counts,
+    candidates,
+    uppers,
+    masks,
+    note_counts,
+    scores,
+    items,
+    winners,
+    counts,
 ):
-    """Push candidates (n,) of one user, whose scores are at most uppers (n,), into the user's heap, exactly scored.
+    """Push what scans noted of one catalogue for the users first to last into their heaps, scored from the float16 vectors.
 
-    Those below floor cannot be among the best; those from likely on come first, since they are the most likely to be, and
-    leave few of the others to be scored. Heap and number: as in `exact_top`; count: (1,).
+    bounds to note_counts: as in `scan`, of all threads, which come first. Heaps and number: as in `exact_top`. Nothing is done
+    for users for whom a scan gave up.
     """
-    for first in (True, False):
-        for place in range(candidates.shape[0]):
-            upper = uppers[place]
-            if upper < floor or (upper >= likely) != first:
-                continue
-            if count[0] == scores.shape[0] and upper < scores[0]:
-                continue
-            item = candidates[place]
-            score, winner = _best_of_item(
-                queries, 0, queries.shape[0], vectors, offsets[item], offsets[item + 1], polarity, masks[place]
-            )
-            count[0] = _push(scores, items, winners, count[0], score, item + number, winner)
+    k, items_here = scores.shape[1], offsets.shape[0] - 1
+    best = np.empty(k, np.float32)
+    for user in range(first, last):
+        if note_counts[:, user].min() < 0:
+            continue
+        # What is below the k-th best lower bound cannot be among the best.
+        known = 0
+        for thread in range(bounds.shape[0]):
+            for place in range(bound_counts[thread, user]):
+                known = _push_bound(best, known, bounds[thread, user, place])
+        floor = max(floors[user], best[0]) if known == k else floors[user]
+        # What has one of the k best upper bounds comes first: it leaves few of the others to be scored.
+        known = 0
+        for thread in range(bounds.shape[0]):
+            for place in range(note_counts[thread, user]):
+                known = _push_bound(best, known, uppers[thread, user, place])
+        likely = best[0] if known == k else np.float32(-np.inf)
+        for likely_ones in (True, False):
+            for thread in range(bounds.shape[0]):
+                for place in range(note_counts[thread, user]):
+                    item, upper = candidates[thread, user, place] - number, uppers[thread, user, place]
+                    if item < 0 or item >= items_here or upper < floor or (upper >= likely) != likely_ones:
+                        continue
+                    if counts[user] == k and upper < scores[user, 0]:
+                        continue
+                    score, winner = _best_of_item(
+                        queries,
+                        user * tastes,
+                        (user + 1) * tastes,
+                        vectors,
+                        offsets[item],
+                        offsets[item + 1],
+                        polarity,
+                        masks[thread, user, place],
+                    )
+                    counts[user] = _push(
+                        scores[user], items[user], winners[user], counts[user], score, item + number, winner
+                    )
+
+
+@_kernel(
+    _writable(types.float32, 3),
+    _writable(types.int64, 3),
+    _writable(types.int64, 3),
+    _writable(types.int64, 2),
+)
+def finish(scores, items, winners, counts):
+    """Merge the heaps (heaps, users, k), of which counts (heaps, users) are in use, into the first, and sort it, best first."""
+    for user in range(scores.shape[1]):
+        for heap in range(1, scores.shape[0]):
+            for place in range(counts[heap, user]):
+                counts[0, user] = _push(
+                    scores[0, user],
+                    items[0, user],
+                    winners[0, user],
+                    counts[0, user],
+                    scores[heap, user, place],
+                    items[heap, user, place],
+                    winners[heap, user, place],
+                )
+        for last in range(counts[0, user] - 1, 0, -1):
+            score, item, winner = scores[0, user, last], items[0, user, last], winners[0, user, last]
+            # The worst of what is left.
+            scores[0, user, last], items[0, user, last] = scores[0, user, 0], items[0, user, 0]
+            winners[0, user, last] = winners[0, user, 0]
+            _sink(scores[0, user], items[0, user], winners[0, user], last, score, item, winner)

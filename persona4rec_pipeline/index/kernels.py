@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -252,41 +251,15 @@ def top_many_of(scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.
         barred = np.atleast_2d(np.asarray(barred, bool))
         if barred.shape not in {(1, items), (len(profiles), items)}:
             raise ValueError(f"There are {items} items and {len(profiles)} profiles; barred has shape {barred.shape}.")
-    k = max(min(k, items), 0)
+    k = min(k, items)
+    if k <= 0:
+        return [Top(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)) for _ in profiles]
     found: list[Top] = []
     for start in range(0, len(profiles), USERS_AT_ONCE):
         part = slice(start, start + USERS_AT_ONCE)
         for_these = barred if barred is None or len(barred) == 1 else barred[part]
         found.extend(_Search(scans, profiles[part], k, for_these).run())
     return found
-
-
-class _Heaps:
-    """The best of some users so far: worst first (a heap), as `compiled._push` keeps them."""
-
-    def __init__(self, users: int, k: int) -> None:
-        self.scores = np.empty((users, k), np.float32)
-        self.items, self.winners = np.empty((users, k), np.int64), np.empty((users, k), np.int64)
-        self.counts = np.zeros(users, np.int64)
-
-
-class _Notes:
-    """Items of one catalogue that may be among the best of some users; see `compiled.scan`."""
-
-    def __init__(self, users: int, k: int) -> None:
-        room = max(NOTED_AT_LEAST, NOTED_PER_ITEM * k)
-        self.candidates, self.uppers = np.empty((users, room), np.int64), np.empty((users, room), np.float32)
-        self.masks = np.empty((users, room), np.int64)
-        self.counts = np.zeros(users, np.int64)
-
-
-class _Worker:
-    """What one thread has found out so far: exact scores, and by catalogue what is yet to be scored."""
-
-    def __init__(self, users: int, k: int) -> None:
-        self.heaps = _Heaps(users, k)
-        self.bounds, self.bound_counts = np.empty((users, k), np.float32), np.zeros(users, np.int64)
-        self.notes: dict[int, _Notes] = {}
 
 
 @dataclass(frozen=True)
@@ -300,14 +273,17 @@ class _Piece:
 
 
 class _Search:
-    """One pass for some users, profiles (n, t, d)."""
+    """One pass for some users, profiles (n, t, d), k > 0.
+
+    Each thread has a heap of what it scored exactly, and notes of what it scanned, which are scored when all are done: see
+    `compiled.exact_top` and `compiled.scan` for what these hold.
+    """
 
     def __init__(self, scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.ndarray | None) -> None:
         self.compiled = _compiled()
         self.users, self.tastes, dimension = profiles.shape
         self.queries = profiles.reshape(-1, dimension)
         self.k, self.scans = k, scans
-        self.threads = scans[0].threads if scans else 1
         # What to add to an item's row to have its number in all catalogues.
         self.numbers = list(itertools.accumulate((scan.items for scan in scans), initial=0))
         self.barred = [_NOTHING_BARRED] * len(scans)
@@ -315,68 +291,70 @@ class _Search:
             self.barred = [
                 np.ascontiguousarray(barred[:, first:last]) for first, last in itertools.pairwise(self.numbers)
             ]
-        self.floors = np.full(self.users, -np.inf, np.float32)
-        self.rounded, self.weights = rounded_queries(self.queries)
+        self.pieces = [piece for place in range(len(scans)) for piece in self._pieces(place)]
+        comparisons = len(self.queries) * sum(len(scan._vectors) for scan in scans)
+        self.threads = max(1, min(scans[0].threads, len(self.pieces), comparisons // PIECE)) if scans else 1
+        shape = (self.threads, self.users)
+        self.scores, self.winners = np.empty((*shape, k), np.float32), np.empty((*shape, k), np.int64)
+        self.items, self.counts = np.empty((*shape, k), np.int64), np.zeros(shape, np.int64)
+        if any(piece.scanned for piece in self.pieces):
+            room = max(NOTED_AT_LEAST, NOTED_PER_ITEM * k)
+            self.rounded, self.weights = rounded_queries(self.queries)
+            self.floors = np.full(self.users, -np.inf, np.float32)
+            self.bounds, self.bound_counts = np.empty((*shape, k), np.float32), np.zeros(shape, np.int64)
+            self.candidates, self.masks = np.empty((*shape, room), np.int64), np.empty((*shape, room), np.int64)
+            self.uppers, self.noted = np.empty((*shape, room), np.float32), np.zeros(shape, np.int64)
 
     def run(self) -> list[Top]:
-        if not self.k:
-            return [Top(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))] * self.users
-        pieces = [piece for place in range(len(self.scans)) for piece in self._pieces(place)]
-        workers = self._work(pieces)
-        heaps = [worker.heaps for worker in workers]
-        gave_up = np.zeros(self.users, bool)
-        for worker in workers:
-            for notes in worker.notes.values():
-                gave_up |= notes.counts < 0
-        if gave_up.any():
-            # All others are barred, and what was found before stays where it is.
-            done = np.repeat(~gave_up[:, None], self.numbers[-1], axis=1)
-            parts = itertools.pairwise(self.numbers)
-            self.barred = [
-                np.ascontiguousarray(done[:, first:last] | (barred if len(barred) else False))
-                for barred, (first, last) in zip(self.barred, parts, strict=True)
-            ]
-            again = [replace(piece, scanned=False) for piece in pieces if piece.scanned]
-            heaps.extend(worker.heaps for worker in self._work(again))
-        users = np.flatnonzero(~gave_up)
-        if any(worker.notes for worker in workers):
-            settled = _Heaps(self.users, self.k)
-            tasks = [functools.partial(self._settle, user, workers, settled) for user in users]
-            _in_parallel(tasks, self.threads if len(tasks) > SETTLED_ALONE else 1)
-            heaps.append(settled)
-        return [self._merged(user, heaps) for user in range(self.users)]
+        self._work(self.pieces)
+        scanned = [piece for piece in self.pieces if piece.scanned]
+        if scanned:
+            gave_up = self.noted.min(axis=0) < 0
+            if gave_up.any():
+                # All others are barred, and what was found before stays where it is.
+                done = np.repeat(~gave_up[:, None], self.numbers[-1], axis=1)
+                self.barred = [
+                    np.ascontiguousarray(done[:, first:last] | (barred if len(barred) else False))
+                    for barred, (first, last) in zip(self.barred, itertools.pairwise(self.numbers), strict=True)
+                ]
+                self._work([replace(piece, scanned=False) for piece in scanned])
+            self._settle({piece.place for piece in scanned})
+        self.compiled.finish(self.scores, self.items, self.winners, self.counts)
+        return [
+            Top(
+                self.items[0, user, :count].copy(),
+                self.scores[0, user, :count].copy(),
+                self.winners[0, user, :count].copy(),
+            )
+            for user, count in enumerate(self.counts[0].tolist())
+        ]
 
     def _pieces(self, place: int) -> list[_Piece]:
         scan = self.scans[place]
         scanned = scan.items >= ITEMS_PER_WANTED * self.k and len(scan._vectors) >= SCANNED_PERSONAS
         pieces = len(scan._vectors) * len(self.queries) // PIECE
-        pieces = max(1, min(self.threads * PIECES_PER_THREAD, pieces)) if self.threads > 1 else 1
+        pieces = max(1, min(scan.threads * PIECES_PER_THREAD, pieces)) if scan.threads > 1 else 1
         return [
             _Piece(place, start, stop, scanned and scan._codes is not None)
             for start, stop in itertools.pairwise(scan._cut(pieces))
             if stop > start
         ]
 
-    def _work(self, pieces: Iterable[_Piece]) -> list[_Worker]:
+    def _work(self, pieces: Iterable[_Piece]) -> None:
         left = deque(pieces)
-        comparisons = len(self.queries) * sum(
-            len(self.scans[place]._vectors) for place in {piece.place for piece in left}
-        )
 
-        def work() -> _Worker:
-            worker = _Worker(self.users, self.k)
+        def work(thread: int) -> None:
             while True:
                 try:
                     piece = left.popleft()
                 except IndexError:
-                    return worker
-                (self._scan if piece.scanned else self._exact)(piece, worker)
+                    return
+                (self._scan if piece.scanned else self._exact)(piece, thread)
 
-        threads = max(1, min(self.threads, len(left), comparisons // PIECE))
-        return _in_parallel([work] * threads, threads)
+        _in_parallel(work, self.threads, self.scans[0].threads if self.scans else 1)
 
-    def _scan(self, piece: _Piece, worker: _Worker) -> None:
-        notes, scan = worker.notes.setdefault(piece.place, _Notes(self.users, self.k)), self.scans[piece.place]
+    def _scan(self, piece: _Piece, thread: int) -> None:
+        scan = self.scans[piece.place]
         self.compiled.scan(
             self.rounded,
             self.weights,
@@ -387,19 +365,20 @@ class _Search:
             scan._offsets,
             scan._polarity,
             self.barred[piece.place],
+            self.numbers[piece.place],
             piece.start,
             piece.stop,
             self.floors,
-            worker.bounds,
-            worker.bound_counts,
-            notes.candidates,
-            notes.uppers,
-            notes.masks,
-            notes.counts,
+            self.bounds[thread],
+            self.bound_counts[thread],
+            self.candidates[thread],
+            self.uppers[thread],
+            self.masks[thread],
+            self.noted[thread],
         )
 
-    def _exact(self, piece: _Piece, worker: _Worker) -> None:
-        heaps, scan = worker.heaps, self.scans[piece.place]
+    def _exact(self, piece: _Piece, thread: int) -> None:
+        scan = self.scans[piece.place]
         self.compiled.exact_top(
             self.queries,
             self.tastes,
@@ -410,47 +389,42 @@ class _Search:
             self.numbers[piece.place],
             piece.start,
             piece.stop,
-            heaps.scores,
-            heaps.items,
-            heaps.winners,
-            heaps.counts,
+            self.scores[thread],
+            self.items[thread],
+            self.winners[thread],
+            self.counts[thread],
         )
 
-    def _settle(self, user: int, workers: Sequence[_Worker], heaps: _Heaps) -> None:
-        bounds = np.concatenate([worker.bounds[user, : worker.bound_counts[user]] for worker in workers])
-        floor = self.floors[user]
-        if len(bounds) >= self.k:
-            floor = max(floor, np.partition(bounds, len(bounds) - self.k)[len(bounds) - self.k])
-        noted = [(place, notes) for worker in workers for place, notes in worker.notes.items()]
-        uppers = np.concatenate([notes.uppers[user, : notes.counts[user]] for _, notes in noted])
-        likely = np.partition(uppers, len(uppers) - self.k)[len(uppers) - self.k] if len(uppers) > self.k else -np.inf
-        queries = self.queries[user * self.tastes : (user + 1) * self.tastes]
-        for place, notes in noted:
-            scan, count = self.scans[place], notes.counts[user]
-            self.compiled.settle(
-                queries,
-                scan._vectors,
-                scan._offsets,
-                scan._polarity,
-                self.numbers[place],
-                notes.candidates[user, :count],
-                notes.uppers[user, :count],
-                notes.masks[user, :count],
-                floor,
-                likely,
-                heaps.scores[user],
-                heaps.items[user],
-                heaps.winners[user],
-                heaps.counts[user : user + 1],
-            )
+    def _settle(self, places: Iterable[int]) -> None:
+        threads = min(self.threads, self.users) if self.users > SETTLED_ALONE else 1
+        cuts = [self.users * part // threads for part in range(threads + 1)]
 
-    def _merged(self, user: int, heaps: Sequence[_Heaps]) -> Top:
-        parts = [(part, part.counts[user]) for part in heaps]
-        scores = np.concatenate([part.scores[user, :count] for part, count in parts])
-        items = np.concatenate([part.items[user, :count] for part, count in parts])
-        winners = np.concatenate([part.winners[user, :count] for part, count in parts])
-        order = np.lexsort((items, -scores))[: self.k]
-        return Top(items[order], scores[order], winners[order])
+        def settle(part: int) -> None:
+            for place in places:
+                scan = self.scans[place]
+                self.compiled.settle(
+                    self.queries,
+                    self.tastes,
+                    scan._vectors,
+                    scan._offsets,
+                    scan._polarity,
+                    self.numbers[place],
+                    cuts[part],
+                    cuts[part + 1],
+                    self.floors,
+                    self.bounds,
+                    self.bound_counts,
+                    self.candidates,
+                    self.uppers,
+                    self.masks,
+                    self.noted,
+                    self.scores[0],
+                    self.items[0],
+                    self.winners[0],
+                    self.counts[0],
+                )
+
+        _in_parallel(settle, threads, self.scans[0].threads)
 
 
 def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -471,10 +445,13 @@ def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rounded, weights.astype(np.float32)
 
 
-def _in_parallel(tasks: Sequence[Callable[[], Any]], threads: int) -> list:
-    if threads == 1:
-        return [task() for task in tasks]
-    return [future.result() for future in [_pool(threads).submit(task) for task in tasks]]
+def _in_parallel(work: Callable[[int], None], parts: int, threads: int) -> None:
+    """work(0) to work(parts - 1), on the threads that all calls with this number of threads share; one part on the caller's."""
+    if parts == 1:
+        work(0)
+        return
+    for future in [_pool(threads).submit(work, part) for part in range(parts)]:
+        future.result()
 
 
 def _checked_profiles(profile: np.ndarray, dimension: int) -> np.ndarray:
