@@ -171,9 +171,9 @@ def put_load(url: str, bodies: Path, clients: int, seconds: float, *, watch: boo
     found = json.loads(lines[-1])
     seen = dict(found["seen"])
     bad = sum(count for name, count in seen.items() if name.startswith("status ")) if watch else found["status"]
-    # At the end each client waits for one answer. A connection that was closed is a socket error to some versions of wrk, and
-    # nothing to others.
-    unanswered = max(found["socket"], found["sent"] - found["requests"] - clients)
+    # wrk makes one request that it does not send, and at the end each client waits for one answer. A connection that was
+    # closed is a socket error to some versions of wrk, and nothing to others.
+    unanswered = max(found["socket"], found["sent"] - found["requests"] - clients - 1)
     return Load(
         requests=found["requests"],
         seconds=found["us"] / 1e6,
