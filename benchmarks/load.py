@@ -25,17 +25,32 @@ STARTED_WITHIN_S = 120.0
 # What the servers are given to end on their own.
 ENDED_WITHIN_S = 15.0
 
+# Between opening the connections and the first request. The event loop under uvicorn (libuv) takes up one new connection in each
+# of its turns, so that of a hundred clients that come and ask at the same moment some wait for a second, whatever is served.
+# Clients of a service keep their connections.
+PAUSE_S = 1
+
 # Bodies in turn; what was measured comes as one line of JSON, in microseconds as wrk keeps it, instead of the rounded text.
 SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local prepared, turn = {}, 0
+local clients, pause, waited = 0, 0, 0
 sent = 0
 
 function init(arguments)
   for body in io.lines(arguments[1]) do
     prepared[#prepared + 1] = wrk.format(nil, nil, nil, body)
   end
+  clients, pause = tonumber(arguments[2]), tonumber(arguments[3])
+end
+
+function delay()
+  if waited < clients then
+    waited = waited + 1
+    return pause
+  end
+  return 0
 end
 
 function request()
@@ -155,15 +170,16 @@ def free_port() -> int:
 
 
 def put_load(url: str, bodies: Path, clients: int, seconds: float, *, watch: bool = False) -> Load:
-    """POST the lines of `bodies` in turn to `url` over so many connections; blocks for so many seconds.
+    """POST the lines of `bodies` in turn to `url` over so many connections; for so many seconds, after PAUSE_S.
 
     watch: also count statuses and generations of the answers. Raises RuntimeError with wrk's words when it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "load.lua"
         script.write_text(SCRIPT + (WATCHING if watch else ""))
-        command = [find_wrk(), "--threads", "1", "--connections", str(clients), "--duration", f"{round(seconds)}s"]
-        command += ["--latency", "--script", str(script), url, "--", str(bodies)]
+        command = [find_wrk(), "--threads", "1", "--connections", str(clients), "--script", str(script)]
+        command += ["--duration", f"{round(seconds) + PAUSE_S}s", "--latency", url]
+        command += ["--", str(bodies), str(clients), str(1000 * PAUSE_S)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
@@ -176,7 +192,7 @@ def put_load(url: str, bodies: Path, clients: int, seconds: float, *, watch: boo
     unanswered = max(found["socket"], found["sent"] - found["requests"] - clients - 1)
     return Load(
         requests=found["requests"],
-        seconds=found["us"] / 1e6,
+        seconds=found["us"] / 1e6 - PAUSE_S,
         p50_ms=found["p50"] / 1e3,
         p99_ms=found["p99"] / 1e3,
         max_ms=found["max"] / 1e3,

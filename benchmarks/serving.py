@@ -1,6 +1,6 @@
 """What an answer costs: in process, over HTTP under load, against a do-nothing endpoint and against a language model.
 
-    python -m benchmarks.serving                          # everything but the language model, about 14 minutes
+    python -m benchmarks.serving                          # everything but the language model, about 15 minutes
     python -m benchmarks.serving --soak 0 --rounds 2 --seconds 2        # a quick look
     python -m benchmarks.serving --reranker 5             # asks the packaged language model as well, seconds a request
 
@@ -15,8 +15,8 @@ of its own under uvicorn as our service does: one worker, uvloop, httptools, no 
 `persona4rec serve` starts, with the settings that it ships with.
 
 Floor and service take turns, a few seconds each, several rounds per number of clients, so that a noisy machine is noisy for
-both; what counts is the median over the rounds of the ratio of their p99. Load generator and servers share the machine, so that
-requests per second say less than the ratio.
+both; what counts is the median over the rounds of the ratio of their p99. Connections are opened a moment before the first request
+(`load.PAUSE_S` says why). Load generator and servers share the machine, so that requests per second say less than the ratio.
 
 The soak keeps the service under load while three new generations are published, and in between a damaged one is made
 current: a copy of the current one with some bytes of its vectors turned round, as a failing disk leaves them. Every status but
