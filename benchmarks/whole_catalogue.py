@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=kernels.default_threads())
     arguments = parser.parse_args()
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f} (above 0, others take part in all figures)")
     _print_start()
     with tempfile.TemporaryDirectory() as folder:
         for name, made in (("random", _random_vectors), ("clustered", _clustered_vectors)):

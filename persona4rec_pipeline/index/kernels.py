@@ -60,7 +60,7 @@ SETTLED_ALONE = 2
 # Items noted per user and thread, per item wanted and at least, before a scan gives up.
 NOTED_PER_ITEM, NOTED_AT_LEAST = 16, 4096
 # With fewer items than this per item wanted, and for catalogues of fewer personas, a scan of codes saves nothing.
-ITEMS_PER_WANTED, SCANNED_PERSONAS = 8, 4096
+ITEMS_PER_WANTED, SCANNED_PERSONAS = 8, 10_000
 
 
 @dataclass(frozen=True)
