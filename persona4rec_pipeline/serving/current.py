@@ -10,6 +10,7 @@ import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +68,8 @@ class CurrentIndex:
         self._looking = threading.Lock()
         self._served: Served | None = None
         self._refused: tuple[object, float] | None = None
+        self._retired: weakref.ref[PersonaIndex] | None = None
+        self._is_tidy = True
         self.problem: str | None = None
         self.refused = 0
         self.swaps = 0
@@ -86,6 +89,8 @@ class CurrentIndex:
     def look(self) -> bool:
         """Open what became current, unless it was refused before and is unchanged; whether something was swapped in."""
         with self._looking:
+            if not self._is_tidy:
+                self._tidy_up()
             return self._look()
 
     def _look(self) -> bool:
@@ -105,15 +110,27 @@ class CurrentIndex:
         except (IndexProblem, OSError, ValueError, KeyError, pa.ArrowException) as error:
             self._refuse(error, state)
             return False
-        old = self._served is not None
+        if self._served is not None:
+            self.swaps += 1
+            self._retired = weakref.ref(self._served.index)
         self._served = Served(index, Renderer(index, self._cache_bytes))
         self.problem, self._refused = None, None
-        self.swaps += old
         logger.info("Serving generation %s of %s", index.generation, self._index_path)
-        if old:
-            release_memory()
-        keep_out_of_collection()
+        gc.unfreeze()
+        self._tidy_up()
         return True
+
+    def _tidy_up(self) -> None:
+        """Let the memory of the generation before go as soon as no request in flight holds it, and then have the garbage
+        collector leave alone what is there: modules and index live long, and looking through them for garbage holds up every
+        request for tens of milliseconds."""
+        gc.collect()
+        if self._retired is not None and self._retired() is not None:
+            self._is_tidy = False
+            return
+        gc.freeze()
+        release_memory()
+        self._retired, self._is_tidy = None, True
 
     def _target(self) -> Path:
         if self._fixed is None:
@@ -172,17 +189,8 @@ def warm(index: PersonaIndex) -> None:
     index.search(profile, WARM_ITEMS)
 
 
-def keep_out_of_collection() -> None:
-    """Have the garbage collector leave alone what is there now: the modules and the index live long, and looking through them for
-    garbage holds up every request for tens of milliseconds."""
-    gc.collect()
-    gc.freeze()
-
-
 def release_memory() -> None:
     """Give the memory of a released generation back to the system; without it the process would seem to grow."""
-    gc.unfreeze()
-    gc.collect()
     pa.default_memory_pool().release_unused()
     try:
         ctypes.CDLL(None).malloc_trim(0)

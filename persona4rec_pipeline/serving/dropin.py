@@ -179,7 +179,7 @@ async def rank_personas(service: Service, body: MetarankRequest, call: Call) -> 
     scores = _own_scores(body)
     names: list[Item] = [item.id for item in body.items]
     _, _, places = await _order(service, Question(user_id=body.user), names, scores, call)
-    explain = parse_qs(call.query).get(b"explain", [b""])[-1].lower() == b"true"
+    explain = parse_qs(call.query.decode("latin-1")).get("explain", [""])[-1].lower() == "true"
     items: list[dict[str, Any]] = []
     for place in places:
         item: dict[str, Any] = {"item": body.items[place.number].id, "score": place.relevance}

@@ -103,14 +103,14 @@ class Front:
                 await _send(send, call, post.status, _JSON_HEADERS, await post.handler(service, body, call))
         except CallerGone:
             call.status = 499
-        except Problem as problem:
+        except Exception as error:
+            problem = as_problem(error)
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.exception("A request to %s failed.", call.route or OTHER_ROUTE)
+            # An answer that has begun cannot become another one; the server closes the connection.
+            if call.status:
+                raise
             await _send_problem(send, call, problem)
-        except (IndexProblem, UnknownItem, HistoryError) as error:
-            await _send_problem(send, call, as_problem(error))
-        except Exception:
-            logger.exception("A request to %s failed.", call.route or OTHER_ROUTE)
-            if not call.status:
-                await _send_problem(send, call, Problem(500, "The service failed; its log says why."))
         finally:
             service.in_progress -= 1
             seconds = time.perf_counter() - started
@@ -193,12 +193,16 @@ class Front:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Our own errors as problems."""
+    """Errors as problems; one that is not ours is a 500 that says nothing of it."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, IndexProblem):
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
     if isinstance(error, UnknownItem):
         return Problem(HTTPStatus.NOT_FOUND, str(error))
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+    if isinstance(error, HistoryError):
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed; its log says why.")
 
 
 async def _send_problem(send: Send, call: Call, problem: Problem) -> None:

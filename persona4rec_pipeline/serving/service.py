@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from persona4rec_pipeline import __version__
@@ -52,10 +53,12 @@ def create_app(settings: Settings) -> FastAPI:
     posts = [*POSTS, *FEEDBACK, *DROPINS]
 
     class Application(FastAPI):
-        """FastAPI behind the front, which also does what Starlette's outermost middleware is for."""
+        """FastAPI behind the front, which takes the place of Starlette's outermost middleware: every error ends there."""
 
         def build_middleware_stack(self) -> ASGIApp:
-            return Front(super().build_middleware_stack(), service, posts)
+            outermost = super().build_middleware_stack()
+            assert isinstance(outermost, ServerErrorMiddleware)
+            return Front(outermost.app, service, posts)
 
     # No /docs: FastAPI's page loads its scripts from elsewhere.
     app = Application(

@@ -6,6 +6,7 @@ Belongs here: the parts of one process and their life from start to stop. Does n
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Service:
 
     def stop(self) -> None:
         """End the threads; what was collected for the log is written."""
+        gc.unfreeze()
         self._watcher.stop()
         self.encoder.stop()
         self.overlay.queue.close()

@@ -161,6 +161,8 @@ def test_no_path_and_no_parameter_makes_an_internal_error(client, user, item, mo
         f"/{item}",
     ):
         assert client.get(path).status_code < 500
+    for path in (f"/rank/personas?explain={more}", f"/rank/noop?{more}", f"/rank/{item}?explain=true"):
+        assert client.post(path, json={"user": "ann", "items": [{"id": "dune"}]}).status_code < 500
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
