@@ -189,7 +189,7 @@ class Front:
                 call.route = PAGE_ROUTE
             else:
                 # Set by FastAPI for routes of its own; anything else is nowhere.
-                call.route = getattr(scope.get("route"), "path", "")
+                call.route = getattr(scope.get("route"), "path_format", "")
 
 
 def as_problem(error: Exception) -> Problem:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from persona4rec_pipeline.serving.answers import to_json
 from persona4rec_pipeline.serving.bodies import MAX_ID_CHARACTERS, MAX_K, FilterBody, Question, RecommendBody
@@ -22,6 +23,23 @@ from persona4rec_pipeline.serving.profiles import who_asks
 from persona4rec_pipeline.serving.state import Call, Service
 
 MAX_FOUND = 1_000
+
+
+class AnyText(Convertor[str]):
+    """A part of a path that may hold everything an id may: slashes, and line ends, which Starlette's own `path` does not take."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        """The text as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The text as it is."""
+        return value
+
+
+register_url_convertor("any_text", AnyText())
 MAX_POINTS = 10_000
 
 UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, description="Id of the user.")]
@@ -40,7 +58,7 @@ def read_routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.get(
-        "/v1/users/{user_id:path}/recommendations",
+        "/v1/users/{user_id:any_text}/recommendations",
         tags=["ranking"],
         summary="The best items for a user that they have not seen, with reasons",
         responses=answer_of("Recommended", 422, 503),
@@ -71,7 +89,7 @@ def read_routes(service: Service) -> APIRouter:
         return _json(to_json({"generation": index.generation, "users": index.find_users(prefix, limit)}))
 
     @router.get(
-        "/v1/users/{user_id:path}/history",
+        "/v1/users/{user_id:any_text}/history",
         tags=["catalogue"],
         summary="What a user's profile is made of, most recent first",
         responses=answer_of("UserHistory", 422, 503),
@@ -105,7 +123,7 @@ def read_routes(service: Service) -> APIRouter:
         return _json(to_json({"generation": index.generation, "items": index.find_items(query, limit)}))
 
     @router.get(
-        "/v1/items/{item_id:path}/personas",
+        "/v1/items/{item_id:any_text}/personas",
         tags=["catalogue"],
         summary="An item and all its personas",
         responses=answer_of("ItemPersonas", 404, 422, 503),
@@ -121,7 +139,7 @@ def read_routes(service: Service) -> APIRouter:
         return _json(to_json(found))
 
     @router.get(
-        "/v1/items/{item_id:path}/similar",
+        "/v1/items/{item_id:any_text}/similar",
         tags=["catalogue"],
         summary="The items with the most similar personas",
         responses=answer_of("Similar", 404, 422, 503),

@@ -45,7 +45,7 @@ def test_requests_are_counted_and_timed_by_route_and_status(shop):
         found = figures(client)
     assert found["requests_total", "POST", "/v1/rerank", "200"] == 3
     assert found["requests_total", "POST", "/v1/rerank", "422"] == 1
-    assert found["requests_total", "GET", "/v1/users/{user_id:path}/recommendations", "200"] == 1
+    assert found["requests_total", "GET", "/v1/users/{user_id}/recommendations", "200"] == 1
     assert found["requests_total", "GET", "other", "404"] == 1
     assert found["request_seconds_count", "/v1/rerank"] == 4
     assert found["request_seconds_bucket", "+Inf", "/v1/rerank"] == 4

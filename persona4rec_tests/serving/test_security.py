@@ -282,7 +282,7 @@ def test_the_log_tells_route_status_and_key_and_no_user_text_or_key(home, keys):
     text, lines = logged(home, tell=tell, require_key=True)
     assert [(line["route"], line["status"], line["key"]) for line in lines] == [
         ("/v1/rerank", 200, "shop"),
-        ("/v1/users/{user_id:path}/recommendations", 200, "shop"),
+        ("/v1/users/{user_id}/recommendations", 200, "shop"),
         ("other", 404, "shop"),
     ]
     assert "ecret" not in text and key not in text and "emma" not in text

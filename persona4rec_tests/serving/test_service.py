@@ -98,6 +98,12 @@ def test_the_personas_of_an_item_can_be_read_with_and_without_its_catalogue(clie
     assert [persona["persona_id"] for persona in films["personas"]] == ["p1"]
 
 
+def test_a_user_id_may_hold_anything(client):
+    for user in ("a/b", "line\nend", "\r\x00\u2028", "recommendations", "x/recommendations"):
+        answer = client.get(f"/v1/users/{quote(user, safe='')}/recommendations")
+        assert answer.status_code == 200 and answer.json()["user_id"] == user
+
+
 def test_an_item_id_may_hold_a_slash(client):
     assert client.get("/v1/items/a%2Fb/personas").json()["item"]["item_id"] == "a/b"
 
