@@ -12,7 +12,9 @@ current generation (`write_changes` in `changes` decides, and compacts).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from persona4rec_pipeline.index import changes, files, scoring, segments
+from persona4rec_pipeline.personas.summaries import safe_categories
 from persona4rec_pipeline.reviews.posted import interactions_through
 from persona4rec_pipeline.warehouse.database import Database
 
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 BATCH_ROWS = 8_192
+# Longer values are texts and no attributes: nobody filters by them.
+MAX_ATTRIBUTE_CHARACTERS = 200
+# Categories and attributes come again and again; what was found out about so many of them is kept.
+KNOWN_TEXTS = 65_536
 # How far from 1 the length of a stored vector may be before it is taken for a mistake.
 UNIT_TOLERANCE = 1e-2
 
@@ -216,9 +223,11 @@ def _write_shard(
         made = segments.write_segment(
             target,
             dimension,
-            _stream(
-                connection,
-                f"SELECT {_columns(files.ITEMS)} FROM described SEMI JOIN written USING (item_id) ORDER BY item_id",
+            _publishable(
+                _stream(
+                    connection,
+                    f"SELECT {_columns(files.ITEMS)} FROM described SEMI JOIN written USING (item_id) ORDER BY item_id",
+                )
             ),
             _stream(
                 connection,
@@ -248,6 +257,23 @@ def _write_shard(
         return made
 
     return changes.write_changes(folder, catalog, dimension, current, wanted, popularity, write)
+
+
+def _publishable(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Items without the categories and attributes that may not be shown: what a source says of them is strangers' text."""
+    for batch in batches:
+        rows = batch.to_pylist()
+        for row in rows:
+            row["categories"] = [text for text in row["categories"] if text and _may_be_shown(text)]
+            stated = {name: str(value) for name, value in json.loads(row["attributes"]).items() if value is not None}
+            shown = {name: value for name, value in stated.items() if _may_be_shown(name) and _may_be_shown(value)}
+            row["attributes"] = json.dumps(shown, ensure_ascii=False, sort_keys=True)
+        yield pa.RecordBatch.from_pylist(rows, batch.schema)
+
+
+@lru_cache(KNOWN_TEXTS)
+def _may_be_shown(text: str) -> bool:
+    return len(text) <= MAX_ATTRIBUTE_CHARACTERS and bool(safe_categories([text]))
 
 
 def _stream(
