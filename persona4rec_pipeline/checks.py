@@ -274,6 +274,32 @@ def interaction_vectors_are_train(
 
 
 @dg.asset_check(
+    asset="item_vectors",
+    partitions_def=CATALOGS,
+    blocking=True,
+    description="One vector per item that has a text, finite, of unit length, made by the champion encoder.",
+)
+def item_vectors_are_complete(
+    context: dg.AssetCheckExecutionContext,
+    warehouse: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.AssetCheckResult:
+    problem = _vector_problem("encoder", "vector")
+    return _nothing_wrong(
+        warehouse,
+        f"""
+        SELECT item_id, CASE WHEN made.title IS NULL THEN 'no item with a text' ELSE {problem} END AS problem
+        FROM (FROM item_summaries WHERE catalog = $catalog AND trim(title || summary) <> '') AS made
+        FULL JOIN (FROM item_vectors WHERE catalog = $catalog) AS vectors USING (catalog, item_id)
+        WHERE problem IS NOT NULL
+        """,
+        {"catalog": context.partition_key, "encoder": _champion_fingerprint(settings, tracking)},
+        ("item", "problem"),
+    )
+
+
+@dg.asset_check(
     asset="candidates",
     blocking=True,
     description="Nobody is proposed what they have in train, and every proposed item is in a catalogue, unless it comes from "
@@ -411,6 +437,7 @@ CHECKS: list[Any] = [
     pairs_come_from_train_interactions,
     persona_vectors_are_complete,
     interaction_vectors_are_train,
+    item_vectors_are_complete,
     candidates_are_unseen_and_known,
     index_equals_the_warehouse,
     index_answers,

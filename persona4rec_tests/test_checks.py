@@ -29,6 +29,7 @@ BREAKS = {
     "pairs_come_from_train_interactions": "UPDATE splits SET split = 'valid' WHERE split = 'train'",
     "persona_vectors_are_complete": "UPDATE persona_vectors SET encoder = 'another'",
     "interaction_vectors_are_train": "UPDATE interaction_vectors SET vector = list_transform(vector, lambda x: x * 2)",
+    "item_vectors_are_complete": "DELETE FROM item_vectors WHERE item_id = (SELECT min(item_id) FROM item_vectors)",
     "candidates_are_unseen_and_known": "UPDATE candidates SET rank = 100, item_id = (SELECT catalog || '/' || item_id "
     "FROM reviews JOIN splits USING (catalog, review_id) WHERE split = 'train' AND reviews.user_id = candidates.user_id "
     "LIMIT 1) WHERE rank = 1",
