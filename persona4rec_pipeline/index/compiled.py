@@ -22,6 +22,8 @@ from numba.extending import intrinsic
 TILE_ROWS = 32
 # Rows of codes that are multiplied at once, and numbers of each.
 ROWS_AT_ONCE, LANES = 4, 32
+# Items whose vectors are fetched while another is scored, and numbers of a vector per line of the cache.
+FETCHED_AHEAD, LINE_HALVES = 4, 32
 # A mask of all personas of an item.
 _ALL = np.int64(-1)
 # What lets a sum of products be vectorised; no promise about infinities or NaN is given up.
@@ -37,9 +39,11 @@ def _writable(dtype: Any, dimensions: int) -> types.Array:
     return types.Array(dtype, dimensions, "C")
 
 
-def _kernel(*arguments: types.Type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def compiled(function: Callable[..., None]) -> Callable[..., None]:
-        signature, options = types.void(*arguments), {"nogil": True, "fastmath": _REORDERED}
+def _kernel(
+    *arguments: types.Type, returns: types.Type = types.void
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature, options = returns(*arguments), {"nogil": True, "fastmath": _REORDERED}
         try:
             return njit(signature, cache=True, **options)(function)
         except RuntimeError:
@@ -183,6 +187,45 @@ def order_candidates(own, persona, weight, by_place, order):
             order[previous[moved]] = order[previous[moved - 1]]
         order[previous[here]] = place
         filled += 1
+
+
+@_kernel(
+    _readonly(types.float32, 2),
+    types.float64,
+    types.float64,
+    types.float64,
+    _writable(types.int16, 2),
+    _writable(types.float32, 2),
+    returns=types.boolean,
+)
+def round_queries(queries, largest, largest_rounded, largest_code, rounded, weights):
+    """Fill rounded and weights of `scan` for queries (n, d); False if some number is undefined or beyond the largest."""
+    dimension = queries.shape[1]
+    # Whatever the codes are, the sum of the products has to fit into 32 bits.
+    largest_sum = (2.0**31 - 1) / largest_code - dimension / 2
+    for query in range(queries.shape[0]):
+        most, total, squares = 0.0, 0.0, 0.0
+        for place in range(dimension):
+            magnitude = abs(np.float64(queries[query, place]))
+            if not magnitude <= largest:
+                return False
+            most, total = max(most, magnitude), total + magnitude
+            squares += magnitude * magnitude
+        step = np.float64(np.float32(max(most / largest_rounded, total / largest_sum)))
+        lost = 0.0
+        for place in range(dimension):
+            exact, units = np.float64(queries[query, place]), 0.0
+            if step > 0:
+                units = np.rint(exact / step)
+            rounded[query, place] = np.int16(max(min(units, largest_rounded), -largest_rounded))
+            rest = exact - rounded[query, place] * step
+            lost += rest * rest
+        length = np.sqrt(squares)
+        rounding = (dimension + 16) * 2.0**-23 * length
+        weights[query, 0] = step
+        weights[query, 1] = length * (1 + 2.0**-20)
+        weights[query, 2] = largest_code * np.sqrt(dimension) * (np.sqrt(lost) + rounding) * (1 + 2.0**-20)
+    return True
 
 
 @njit
@@ -437,6 +480,25 @@ _products_of_one = _products_of(1, from_memory=False)
 _products_of_two = _products_of(2, from_memory=False)
 
 
+@intrinsic
+def _fetch(_typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Tell the processor that this number of an array will be read soon."""
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(32)
+        rows = context.make_array(signature.args[0])(context, builder, arguments[0])
+        width = cgutils.unpack_tuple(builder, rows.shape, 2)[1]
+        place = builder.gep(rows.data, [builder.add(builder.mul(arguments[1], width), arguments[2])])
+        pointer = builder.bitcast(place, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, wide, wide, wide])
+        # For reading, into the first cache, data.
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(fetch, [pointer, wide(0), wide(3), wide(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), code
+
+
 @njit
 def _multiply(codes, rows, filled, queries, dots):
     """dots (queries, n) of the first rows of codes, `filled` rounded up to ROWS_AT_ONCE, and the queries."""
@@ -657,6 +719,7 @@ def scan(
     _writable(types.int64, 2),
     _writable(types.int64, 2),
     _writable(types.int64, 1),
+    returns=types.int64,
 )
 def settle(
     queries,
@@ -681,13 +744,14 @@ def settle(
 ):
     """Push what scans noted of one catalogue for the users first to last into their heaps, scored from the float16 vectors.
 
-    bounds to note_counts: as in `scan`, of all threads, which come first. Heaps and number: as in `exact_top`. Nothing is done
-    for users for whom a scan gave up.
+    bounds to note_counts: as in `scan`, of all threads, which come first. Heaps and number: as in `exact_top`. Returns for how
+    many of the users a scan gave up, for whom nothing is done.
     """
-    k, items_here = scores.shape[1], offsets.shape[0] - 1
+    k, items_here, gave_up = scores.shape[1], offsets.shape[0] - 1, 0
     best = np.empty(k, np.float32)
     for user in range(first, last):
         if note_counts[:, user].min() < 0:
+            gave_up += 1
             continue
         # What is below the k-th best lower bound cannot be among the best.
         known = 0
@@ -701,27 +765,40 @@ def settle(
             for place in range(note_counts[thread, user]):
                 known = _push_bound(best, known, uppers[thread, user, place])
         likely = best[0] if known == k else np.float32(-np.inf)
+        room = note_counts[:, user].sum()
+        picked, picked_uppers = np.empty(room, np.int64), np.empty(room, np.float32)
+        picked_masks, picks = np.empty(room, np.int64), 0
         for likely_ones in (True, False):
             for thread in range(bounds.shape[0]):
                 for place in range(note_counts[thread, user]):
                     item, upper = candidates[thread, user, place] - number, uppers[thread, user, place]
-                    if item < 0 or item >= items_here or upper < floor or (upper >= likely) != likely_ones:
-                        continue
-                    if counts[user] == k and upper < scores[user, 0]:
-                        continue
-                    score, winner = _best_of_item(
-                        queries,
-                        user * tastes,
-                        (user + 1) * tastes,
-                        vectors,
-                        offsets[item],
-                        offsets[item + 1],
-                        polarity,
-                        masks[thread, user, place],
-                    )
-                    counts[user] = _push(
-                        scores[user], items[user], winners[user], counts[user], score, item + number, winner
-                    )
+                    if 0 <= item < items_here and upper >= floor and (upper >= likely) == likely_ones:
+                        picked[picks], picked_uppers[picks] = item, upper
+                        picked_masks[picks] = masks[thread, user, place]
+                        picks += 1
+        for pick in range(-FETCHED_AHEAD, picks):
+            # The vectors lie anywhere in memory: several are under way at any time.
+            ahead = pick + FETCHED_AHEAD
+            if ahead < picks and (counts[user] < k or picked_uppers[ahead] >= scores[user, 0]):
+                for row in range(offsets[picked[ahead]], offsets[picked[ahead] + 1]):
+                    if picked_masks[ahead] & _bit(row - offsets[picked[ahead]]):
+                        for column in range(0, vectors.shape[1], LINE_HALVES):
+                            _fetch(vectors, row, column)
+            if pick < 0 or (counts[user] == k and picked_uppers[pick] < scores[user, 0]):
+                continue
+            item = picked[pick]
+            score, winner = _best_of_item(
+                queries,
+                user * tastes,
+                (user + 1) * tastes,
+                vectors,
+                offsets[item],
+                offsets[item + 1],
+                polarity,
+                picked_masks[pick],
+            )
+            counts[user] = _push(scores[user], items[user], winners[user], counts[user], score, item + number, winner)
+    return gave_up
 
 
 @_kernel(
