@@ -9,7 +9,7 @@ in as int16, as the bits that it is. `queries` holds t consecutive rows per user
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from numba.extending import intrinsic
 
 # Rows of codes that are compared at a time: 64 x 384 bytes stay in the first cache while all queries pass over them.
 TILE_ROWS = 32
+# Rows of codes that a single query passes over before it looks what other threads have found.
+STREAMED_ROWS = 1024
 # Rows of codes that are multiplied at once, and numbers of each.
 ROWS_AT_ONCE, LANES = 4, 32
 # Items whose vectors are fetched while another is scored, and numbers of a vector per line of the cache.
@@ -387,12 +389,8 @@ def _lanes(builder: ir.IRBuilder, vector: ir.Value, places: Iterable[int], other
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
 
-def _products_of(queries_at_once: int, from_memory: bool) -> Any:
-    """An intrinsic that multiplies ROWS_AT_ONCE rows of codes and so many queries.
-
-    from_memory: row after row, as the processor fetches ahead best; else all rows side by side, which is faster once they
-    are in the cache.
-    """
+def _products_of(queries_at_once: int) -> Any:
+    """An intrinsic that multiplies ROWS_AT_ONCE rows of codes, side by side, and so many queries."""
 
     @intrinsic
     def products(_typing: Any, codes: Any, rows: Any, place: Any, queries: Any, query: Any, dots: Any) -> Any:
@@ -433,20 +431,13 @@ def _products_of(queries_at_once: int, from_memory: bool) -> Any:
                     builder.store(ir.Constant(sums, [0] * (LANES // 2)), one)
             whole = builder.and_(dimension, long(-LANES))
 
-            def add_up(numbers: Sequence[int]) -> None:
-                with cgutils.for_range_slice(builder, long(0), whole, long(LANES), long) as (place_in_row, _):
-                    ours = [loaded(start, place_in_row, half) for start in query_starts]
-                    for number in numbers:
-                        theirs = builder.sext(
-                            loaded(row_starts[number], place_in_row, byte), ir.VectorType(half, LANES)
-                        )
-                        for our, total in zip(ours, totals, strict=True):
-                            added = _pair_sums(context, builder, theirs, our)
-                            builder.store(builder.add(builder.load(total[number]), added), total[number])
-
-            numbers = list(range(ROWS_AT_ONCE))
-            for together in [[number] for number in numbers] if from_memory else [numbers]:
-                add_up(together)
+            with cgutils.for_range_slice(builder, long(0), whole, long(LANES), long) as (place_in_row, _):
+                ours = [loaded(start, place_in_row, half) for start in query_starts]
+                for number, start in enumerate(row_starts):
+                    theirs = builder.sext(loaded(start, place_in_row, byte), ir.VectorType(half, LANES))
+                    for our, total in zip(ours, totals, strict=True):
+                        added = _pair_sums(context, builder, theirs, our)
+                        builder.store(builder.add(builder.load(total[number]), added), total[number])
             for number, total in enumerate(totals):
                 folded = [builder.load(one) for one in total]
                 while folded[0].type.count > ROWS_AT_ONCE:
@@ -475,9 +466,8 @@ def _products_of(queries_at_once: int, from_memory: bool) -> Any:
     return products
 
 
-_products_of_first = _products_of(1, from_memory=True)
-_products_of_one = _products_of(1, from_memory=False)
-_products_of_two = _products_of(2, from_memory=False)
+_products_of_one = _products_of(1)
+_products_of_two = _products_of(2)
 
 
 @intrinsic
@@ -500,10 +490,31 @@ def _fetch(_typing: Any, array: Any, row: Any, column: Any) -> Any:
 
 
 @njit
+def _dot(codes, row, queries, query):
+    total = np.int32(0)
+    for place in range(codes.shape[1]):
+        total = np.int32(total + np.int32(np.int32(codes[row, place]) * np.int32(queries[query, place])))
+    return total
+
+
+@njit(fastmath=_REORDERED)
+def _next_reaching(codes, row, end, queries, weights, scales, errors, limit):
+    """The first row from `row` on whose upper bound for the first query reaches the limit; `end` if there is none."""
+    by_product, by_error, by_scale = weights[0, 0], weights[0, 1], weights[0, 2]
+    while row < end:
+        middle = np.float32(_dot(codes, row, queries, 0)) * (by_product * scales[row])
+        if middle + (by_error * errors[row] + by_scale * scales[row]) >= limit:
+            break
+        row += 1
+    return row
+
+
+@njit
 def _multiply(codes, rows, filled, queries, dots):
     """dots (queries, n) of the first rows of codes, `filled` rounded up to ROWS_AT_ONCE, and the queries."""
-    for place in range(0, filled, ROWS_AT_ONCE):
-        _products_of_first(codes, rows, place, queries, 0, dots)
+    # Row after row, as the processor fetches ahead best; once they are in the cache, several side by side are faster.
+    for place in range(filled):
+        dots[0, place] = _dot(codes, rows[place], queries, 0)
     for query in range(1, queries.shape[0] - 1, 2):
         for place in range(0, filled, ROWS_AT_ONCE):
             _products_of_two(codes, rows, place, queries, query, dots)
@@ -513,7 +524,7 @@ def _multiply(codes, rows, filled, queries, dots):
     whole = codes.shape[1] - codes.shape[1] % LANES
     if whole == codes.shape[1]:
         return
-    for query in range(queries.shape[0]):
+    for query in range(1, queries.shape[0]):
         for place in range(filled):
             for rest in range(whole, codes.shape[1]):
                 dots[query, place] += np.int32(np.int32(codes[rows[place], rest]) * np.int32(queries[query, rest]))
@@ -618,8 +629,17 @@ def scan(
             row = offsets[item + 1]
             continue
         row_end = min(row + TILE_ROWS, end)
+        if queries.shape[0] == 1:
+            # No need of tiles, between which the processor would pause to fetch ahead.
+            row_end = row_end if for_all else min(row + STREAMED_ROWS, end)
+            row = _next_reaching(codes, row, row_end, queries, weights, scales, errors, max(limits[0], floors[0]))
+            if row == row_end:
+                continue
+            row_end = row + 1
+            while offsets[item + 1] <= row:
+                item += 1
         filled = row_end - row
-        for place in range(TILE_ROWS):
+        for place in range(-(-filled // ROWS_AT_ONCE) * ROWS_AT_ONCE):
             rows[place] = min(row + place, end - 1)
         _multiply(codes, rows, filled, queries, dots)
         all_gave_up = True
