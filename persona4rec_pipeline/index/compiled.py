@@ -9,7 +9,7 @@ in as int16, as the bits that it is. `queries` holds t consecutive rows per user
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,12 @@ from numba.extending import intrinsic
 
 # Rows of codes that are compared at a time: 64 x 384 bytes stay in the first cache while all queries pass over them.
 TILE_ROWS = 32
+# Rows of codes that a single query passes over before it looks what other threads have found.
+STREAMED_ROWS = 1024
 # Rows of codes that are multiplied at once, and numbers of each.
 ROWS_AT_ONCE, LANES = 4, 32
+# Items whose vectors are fetched while another is scored, and numbers of a vector per line of the cache.
+FETCHED_AHEAD, LINE_HALVES = 4, 32
 # A mask of all personas of an item.
 _ALL = np.int64(-1)
 # What lets a sum of products be vectorised; no promise about infinities or NaN is given up.
@@ -37,9 +41,11 @@ def _writable(dtype: Any, dimensions: int) -> types.Array:
     return types.Array(dtype, dimensions, "C")
 
 
-def _kernel(*arguments: types.Type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def compiled(function: Callable[..., None]) -> Callable[..., None]:
-        signature, options = types.void(*arguments), {"nogil": True, "fastmath": _REORDERED}
+def _kernel(
+    *arguments: types.Type, returns: types.Type = types.void
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature, options = returns(*arguments), {"nogil": True, "fastmath": _REORDERED}
         try:
             return njit(signature, cache=True, **options)(function)
         except RuntimeError:
@@ -183,6 +189,45 @@ def order_candidates(own, persona, weight, by_place, order):
             order[previous[moved]] = order[previous[moved - 1]]
         order[previous[here]] = place
         filled += 1
+
+
+@_kernel(
+    _readonly(types.float32, 2),
+    types.float64,
+    types.float64,
+    types.float64,
+    _writable(types.int16, 2),
+    _writable(types.float32, 2),
+    returns=types.boolean,
+)
+def round_queries(queries, largest, largest_rounded, largest_code, rounded, weights):
+    """Fill rounded and weights of `scan` for queries (n, d); False if some number is undefined or beyond the largest."""
+    dimension = queries.shape[1]
+    # Whatever the codes are, the sum of the products has to fit into 32 bits.
+    largest_sum = (2.0**31 - 1) / largest_code - dimension / 2
+    for query in range(queries.shape[0]):
+        most, total, squares = 0.0, 0.0, 0.0
+        for place in range(dimension):
+            magnitude = abs(np.float64(queries[query, place]))
+            if not magnitude <= largest:
+                return False
+            most, total = max(most, magnitude), total + magnitude
+            squares += magnitude * magnitude
+        step = np.float64(np.float32(max(most / largest_rounded, total / largest_sum)))
+        lost = 0.0
+        for place in range(dimension):
+            exact, units = np.float64(queries[query, place]), 0.0
+            if step > 0:
+                units = np.rint(exact / step)
+            rounded[query, place] = np.int16(max(min(units, largest_rounded), -largest_rounded))
+            rest = exact - rounded[query, place] * step
+            lost += rest * rest
+        length = np.sqrt(squares)
+        rounding = (dimension + 16) * 2.0**-23 * length
+        weights[query, 0] = step
+        weights[query, 1] = length * (1 + 2.0**-20)
+        weights[query, 2] = largest_code * np.sqrt(dimension) * (np.sqrt(lost) + rounding) * (1 + 2.0**-20)
+    return True
 
 
 @njit
@@ -344,12 +389,8 @@ def _lanes(builder: ir.IRBuilder, vector: ir.Value, places: Iterable[int], other
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
 
-def _products_of(queries_at_once: int, from_memory: bool) -> Any:
-    """An intrinsic that multiplies ROWS_AT_ONCE rows of codes and so many queries.
-
-    from_memory: row after row, as the processor fetches ahead best; else all rows side by side, which is faster once they
-    are in the cache.
-    """
+def _products_of(queries_at_once: int) -> Any:
+    """An intrinsic that multiplies ROWS_AT_ONCE rows of codes, side by side, and so many queries."""
 
     @intrinsic
     def products(_typing: Any, codes: Any, rows: Any, place: Any, queries: Any, query: Any, dots: Any) -> Any:
@@ -390,20 +431,13 @@ def _products_of(queries_at_once: int, from_memory: bool) -> Any:
                     builder.store(ir.Constant(sums, [0] * (LANES // 2)), one)
             whole = builder.and_(dimension, long(-LANES))
 
-            def add_up(numbers: Sequence[int]) -> None:
-                with cgutils.for_range_slice(builder, long(0), whole, long(LANES), long) as (place_in_row, _):
-                    ours = [loaded(start, place_in_row, half) for start in query_starts]
-                    for number in numbers:
-                        theirs = builder.sext(
-                            loaded(row_starts[number], place_in_row, byte), ir.VectorType(half, LANES)
-                        )
-                        for our, total in zip(ours, totals, strict=True):
-                            added = _pair_sums(context, builder, theirs, our)
-                            builder.store(builder.add(builder.load(total[number]), added), total[number])
-
-            numbers = list(range(ROWS_AT_ONCE))
-            for together in [[number] for number in numbers] if from_memory else [numbers]:
-                add_up(together)
+            with cgutils.for_range_slice(builder, long(0), whole, long(LANES), long) as (place_in_row, _):
+                ours = [loaded(start, place_in_row, half) for start in query_starts]
+                for number, start in enumerate(row_starts):
+                    theirs = builder.sext(loaded(start, place_in_row, byte), ir.VectorType(half, LANES))
+                    for our, total in zip(ours, totals, strict=True):
+                        added = _pair_sums(context, builder, theirs, our)
+                        builder.store(builder.add(builder.load(total[number]), added), total[number])
             for number, total in enumerate(totals):
                 folded = [builder.load(one) for one in total]
                 while folded[0].type.count > ROWS_AT_ONCE:
@@ -432,16 +466,55 @@ def _products_of(queries_at_once: int, from_memory: bool) -> Any:
     return products
 
 
-_products_of_first = _products_of(1, from_memory=True)
-_products_of_one = _products_of(1, from_memory=False)
-_products_of_two = _products_of(2, from_memory=False)
+_products_of_one = _products_of(1)
+_products_of_two = _products_of(2)
+
+
+@intrinsic
+def _fetch(_typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Tell the processor that this number of an array will be read soon."""
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(32)
+        rows = context.make_array(signature.args[0])(context, builder, arguments[0])
+        width = cgutils.unpack_tuple(builder, rows.shape, 2)[1]
+        place = builder.gep(rows.data, [builder.add(builder.mul(arguments[1], width), arguments[2])])
+        pointer = builder.bitcast(place, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, wide, wide, wide])
+        # For reading, into the first cache, data.
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(fetch, [pointer, wide(0), wide(3), wide(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), code
+
+
+@njit
+def _dot(codes, row, queries, query):
+    total = np.int32(0)
+    for place in range(codes.shape[1]):
+        total = np.int32(total + np.int32(np.int32(codes[row, place]) * np.int32(queries[query, place])))
+    return total
+
+
+@njit(fastmath=_REORDERED)
+def _next_reaching(codes, row, end, queries, weights, scales, errors, limit):
+    """The first row from `row` on whose upper bound for the first query reaches the limit; `end` if there is none."""
+    by_product, by_error, by_scale = weights[0, 0], weights[0, 1], weights[0, 2]
+    while row < end:
+        middle = np.float32(_dot(codes, row, queries, 0)) * (by_product * scales[row])
+        if middle + (by_error * errors[row] + by_scale * scales[row]) >= limit:
+            break
+        row += 1
+    return row
 
 
 @njit
 def _multiply(codes, rows, filled, queries, dots):
     """dots (queries, n) of the first rows of codes, `filled` rounded up to ROWS_AT_ONCE, and the queries."""
-    for place in range(0, filled, ROWS_AT_ONCE):
-        _products_of_first(codes, rows, place, queries, 0, dots)
+    # Row after row, as the processor fetches ahead best; once they are in the cache, several side by side are faster.
+    for place in range(filled):
+        dots[0, place] = _dot(codes, rows[place], queries, 0)
     for query in range(1, queries.shape[0] - 1, 2):
         for place in range(0, filled, ROWS_AT_ONCE):
             _products_of_two(codes, rows, place, queries, query, dots)
@@ -451,7 +524,7 @@ def _multiply(codes, rows, filled, queries, dots):
     whole = codes.shape[1] - codes.shape[1] % LANES
     if whole == codes.shape[1]:
         return
-    for query in range(queries.shape[0]):
+    for query in range(1, queries.shape[0]):
         for place in range(filled):
             for rest in range(whole, codes.shape[1]):
                 dots[query, place] += np.int32(np.int32(codes[rows[place], rest]) * np.int32(queries[query, rest]))
@@ -556,8 +629,17 @@ def scan(
             row = offsets[item + 1]
             continue
         row_end = min(row + TILE_ROWS, end)
+        if queries.shape[0] == 1:
+            # No need of tiles, between which the processor would pause to fetch ahead.
+            row_end = row_end if for_all else min(row + STREAMED_ROWS, end)
+            row = _next_reaching(codes, row, row_end, queries, weights, scales, errors, max(limits[0], floors[0]))
+            if row == row_end:
+                continue
+            row_end = row + 1
+            while offsets[item + 1] <= row:
+                item += 1
         filled = row_end - row
-        for place in range(TILE_ROWS):
+        for place in range(-(-filled // ROWS_AT_ONCE) * ROWS_AT_ONCE):
             rows[place] = min(row + place, end - 1)
         _multiply(codes, rows, filled, queries, dots)
         all_gave_up = True
@@ -657,6 +739,7 @@ def scan(
     _writable(types.int64, 2),
     _writable(types.int64, 2),
     _writable(types.int64, 1),
+    returns=types.int64,
 )
 def settle(
     queries,
@@ -681,13 +764,14 @@ def settle(
 ):
     """Push what scans noted of one catalogue for the users first to last into their heaps, scored from the float16 vectors.
 
-    bounds to note_counts: as in `scan`, of all threads, which come first. Heaps and number: as in `exact_top`. Nothing is done
-    for users for whom a scan gave up.
+    bounds to note_counts: as in `scan`, of all threads, which come first. Heaps and number: as in `exact_top`. Returns for how
+    many of the users a scan gave up, for whom nothing is done.
     """
-    k, items_here = scores.shape[1], offsets.shape[0] - 1
+    k, items_here, gave_up = scores.shape[1], offsets.shape[0] - 1, 0
     best = np.empty(k, np.float32)
     for user in range(first, last):
         if note_counts[:, user].min() < 0:
+            gave_up += 1
             continue
         # What is below the k-th best lower bound cannot be among the best.
         known = 0
@@ -701,27 +785,40 @@ def settle(
             for place in range(note_counts[thread, user]):
                 known = _push_bound(best, known, uppers[thread, user, place])
         likely = best[0] if known == k else np.float32(-np.inf)
+        room = note_counts[:, user].sum()
+        picked, picked_uppers = np.empty(room, np.int64), np.empty(room, np.float32)
+        picked_masks, picks = np.empty(room, np.int64), 0
         for likely_ones in (True, False):
             for thread in range(bounds.shape[0]):
                 for place in range(note_counts[thread, user]):
                     item, upper = candidates[thread, user, place] - number, uppers[thread, user, place]
-                    if item < 0 or item >= items_here or upper < floor or (upper >= likely) != likely_ones:
-                        continue
-                    if counts[user] == k and upper < scores[user, 0]:
-                        continue
-                    score, winner = _best_of_item(
-                        queries,
-                        user * tastes,
-                        (user + 1) * tastes,
-                        vectors,
-                        offsets[item],
-                        offsets[item + 1],
-                        polarity,
-                        masks[thread, user, place],
-                    )
-                    counts[user] = _push(
-                        scores[user], items[user], winners[user], counts[user], score, item + number, winner
-                    )
+                    if 0 <= item < items_here and upper >= floor and (upper >= likely) == likely_ones:
+                        picked[picks], picked_uppers[picks] = item, upper
+                        picked_masks[picks] = masks[thread, user, place]
+                        picks += 1
+        for pick in range(-FETCHED_AHEAD, picks):
+            # The vectors lie anywhere in memory: several are under way at any time.
+            ahead = pick + FETCHED_AHEAD
+            if ahead < picks and (counts[user] < k or picked_uppers[ahead] >= scores[user, 0]):
+                for row in range(offsets[picked[ahead]], offsets[picked[ahead] + 1]):
+                    if picked_masks[ahead] & _bit(row - offsets[picked[ahead]]):
+                        for column in range(0, vectors.shape[1], LINE_HALVES):
+                            _fetch(vectors, row, column)
+            if pick < 0 or (counts[user] == k and picked_uppers[pick] < scores[user, 0]):
+                continue
+            item = picked[pick]
+            score, winner = _best_of_item(
+                queries,
+                user * tastes,
+                (user + 1) * tastes,
+                vectors,
+                offsets[item],
+                offsets[item + 1],
+                polarity,
+                picked_masks[pick],
+            )
+            counts[user] = _push(scores[user], items[user], winners[user], counts[user], score, item + number, winner)
+    return gave_up
 
 
 @_kernel(

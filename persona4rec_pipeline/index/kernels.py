@@ -243,10 +243,6 @@ def top_many_of(scans: Sequence[Scan], profiles: np.ndarray, k: int, barred: np.
         profiles = profiles[:, None]
     if profiles.ndim != 3 or any(scan.dimension != profiles.shape[2] for scan in scans) or not profiles.shape[1]:
         raise ValueError(f"Profiles have the dimension of the vectors, these have shape {profiles.shape}.")
-    if not (np.abs(profiles) <= LARGEST_NUMBER).all():
-        raise ValueError(
-            f"A profile is made of finite numbers of at most {LARGEST_NUMBER:g}, it is of unit length as a rule."
-        )
     if barred is not None:
         barred = np.atleast_2d(np.asarray(barred, bool))
         if barred.shape not in {(1, items), (len(profiles), items)}:
@@ -283,6 +279,7 @@ class _Search:
         self.compiled = _compiled()
         self.users, self.tastes, dimension = profiles.shape
         self.queries = profiles.reshape(-1, dimension)
+        self.rounded, self.weights = rounded_queries(self.queries)
         self.k, self.scans = k, scans
         # What to add to an item's row to have its number in all catalogues.
         self.numbers = list(itertools.accumulate((scan.items for scan in scans), initial=0))
@@ -299,7 +296,6 @@ class _Search:
         self.items, self.counts = np.empty((*shape, k), np.int64), np.zeros(shape, np.int64)
         if any(piece.scanned for piece in self.pieces):
             room = max(NOTED_AT_LEAST, NOTED_PER_ITEM * k)
-            self.rounded, self.weights = rounded_queries(self.queries)
             self.floors = np.full(self.users, -np.inf, np.float32)
             self.bounds, self.bound_counts = np.empty((*shape, k), np.float32), np.zeros(shape, np.int64)
             self.candidates, self.masks = np.empty((*shape, room), np.int64), np.empty((*shape, room), np.int64)
@@ -308,17 +304,15 @@ class _Search:
     def run(self) -> list[Top]:
         self._work(self.pieces)
         scanned = [piece for piece in self.pieces if piece.scanned]
-        if scanned:
+        if scanned and self._settle({piece.place for piece in scanned}):
             gave_up = self.noted.min(axis=0) < 0
-            if gave_up.any():
-                # All others are barred, and what was found before stays where it is.
-                done = np.repeat(~gave_up[:, None], self.numbers[-1], axis=1)
-                self.barred = [
-                    np.ascontiguousarray(done[:, first:last] | (barred if len(barred) else False))
-                    for barred, (first, last) in zip(self.barred, itertools.pairwise(self.numbers), strict=True)
-                ]
-                self._work([replace(piece, scanned=False) for piece in scanned])
-            self._settle({piece.place for piece in scanned})
+            # All others are barred, and what was found before stays where it is.
+            done = np.repeat(~gave_up[:, None], self.numbers[-1], axis=1)
+            self.barred = [
+                np.ascontiguousarray(done[:, first:last] | (barred if len(barred) else False))
+                for barred, (first, last) in zip(self.barred, itertools.pairwise(self.numbers), strict=True)
+            ]
+            self._work([replace(piece, scanned=False) for piece in scanned])
         self.compiled.finish(self.scores, self.items, self.winners, self.counts)
         return [
             Top(
@@ -395,14 +389,17 @@ class _Search:
             self.counts[thread],
         )
 
-    def _settle(self, places: Iterable[int]) -> None:
+    def _settle(self, places: Iterable[int]) -> bool:
+        """Score what was noted; whether a scan gave up for a user."""
         threads = min(self.threads, self.users) if self.users > SETTLED_ALONE else 1
         cuts = [self.users * part // threads for part in range(threads + 1)]
+
+        gave_up: list[int] = []
 
         def settle(part: int) -> None:
             for place in places:
                 scan = self.scans[place]
-                self.compiled.settle(
+                users = self.compiled.settle(
                     self.queries,
                     self.tastes,
                     scan._vectors,
@@ -423,26 +420,23 @@ class _Search:
                     self.winners[0],
                     self.counts[0],
                 )
+                gave_up.append(users)
 
         _in_parallel(settle, threads, self.scans[0].threads)
+        return any(gave_up)
 
 
 def rounded_queries(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Queries float32 (n, d) in 16 bits, int16 (n, d), and the weights float32 (n, 3) of `compiled.scan`, for the margin above."""
-    exact = queries.astype(np.float64)
-    magnitudes, dimension = np.abs(exact), exact.shape[1]
-    # Whatever the codes are, the sum of the products has to fit into 32 bits.
-    most = (2**31 - 1) / LARGEST_CODE - dimension / 2
-    steps = np.maximum(magnitudes.max(axis=1) / LARGEST_QUERY, magnitudes.sum(axis=1) / most)[:, None]
-    steps[steps == 0] = 1.0
-    rounded = np.rint(exact / steps).astype(np.int16)
-    steps = steps.astype(np.float32)
-    lost = np.linalg.norm(exact - rounded * steps.astype(np.float64), axis=1)
-    lengths = np.linalg.norm(exact, axis=1)
-    rounding = (dimension + 16) * 2.0**-23 * lengths
-    by_scale = LARGEST_CODE * math.sqrt(dimension) * (lost + rounding)
-    weights = np.stack([steps[:, 0], lengths * (1 + 2.0**-20), by_scale * (1 + 2.0**-20)], axis=1)
-    return rounded, weights.astype(np.float32)
+    """Queries float32 (n, d) in 16 bits, int16 (n, d), and the weights float32 (n, 3) of `compiled.scan`, for the margin above.
+
+    Raises ValueError for numbers that are undefined or beyond LARGEST_NUMBER.
+    """
+    rounded, weights = np.empty(queries.shape, np.int16), np.empty((len(queries), 3), np.float32)
+    if not _compiled().round_queries(queries, LARGEST_NUMBER, LARGEST_QUERY, LARGEST_CODE, rounded, weights):
+        raise ValueError(
+            f"A profile is made of finite numbers of at most {LARGEST_NUMBER:g}, it is of unit length as a rule."
+        )
+    return rounded, weights
 
 
 def _in_parallel(work: Callable[[int], None], parts: int, threads: int) -> None:
