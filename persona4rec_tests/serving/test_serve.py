@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 from persona4rec_pipeline.cli import app
 from persona4rec_pipeline.interactions import Interaction, InteractionQueue
 from persona4rec_pipeline.serving.protocol import OneWrite
+from persona4rec_pipeline.serving.run import run_server
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.index.builders import two_catalogues
+from persona4rec_tests.serving.builders import settings_of
 
 BODY = json.dumps({"user_id": "ann", "candidates": ["emma", "dune"]}).encode()
 
@@ -123,6 +125,14 @@ def command(tmp_path, monkeypatch):
 def test_it_refuses_to_start_without_a_key_where_one_is_required(command, arguments):
     found = command("serve", *arguments)
     assert found.exit_code == 1 and "api-key add NAME" in str(found.exception)
+
+
+@pytest.mark.parametrize("behind_proxy", [False, True])
+def test_the_client_named_by_a_proxy_is_believed_only_where_there_is_one(home, monkeypatch, behind_proxy):
+    told: dict[str, object] = {}
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: told.update(options))
+    run_server(settings_of(home, behind_proxy=behind_proxy))
+    assert told["proxy_headers"] is behind_proxy
 
 
 def test_a_key_is_printed_once_listed_without_it_and_revoked(command):
