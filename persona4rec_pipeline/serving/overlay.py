@@ -122,19 +122,22 @@ class Overlay:
         counted = sorted((entry for entry in entries.values() if entry.counts_for(through)), key=_newest_first)
         if not counted:
             return None
-        vectors, days = [], []
-        seen: dict[Item, None] = {}
+        # What was said last of an item is what counts, and a click only where nothing was said: a dislike takes a like back, a
+        # click does not take a dislike back, and ten clicks are one. The nightly run counts alike (`reviews/posted.py`).
+        said: dict[Item, Entry] = {}
         for entry in counted:
-            # What was said last of an item is what counts: a dislike takes a like back, and ten clicks are one.
-            item = (entry.catalog, entry.item_id)
-            if item not in seen and entry.liked and (vector := _vector(entry, index)) is not None:
+            known = said.setdefault((entry.catalog, entry.item_id), entry)
+            if known.kind == "click" and entry.kind != "click":
+                said[entry.catalog, entry.item_id] = entry
+        vectors, days = [], []
+        for entry in sorted(said.values(), key=_newest_first):
+            if entry.liked and (vector := _vector(entry, index)) is not None:
                 vectors.append(vector)
                 days.append(entry.day)
-            seen[item] = None
         return Queued(
             vectors=np.array(vectors, np.float32).reshape(-1, index.dimension),
             days=np.array(days, np.float64),
-            seen=tuple(seen),
+            seen=tuple(said),
         )
 
     def history_of(self, user_id: str, index: PersonaIndex) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ documents (RFC 9457, application/problem+json).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -32,6 +33,7 @@ from persona4rec_pipeline.serving.run import configure_log
 from persona4rec_pipeline.serving.state import Service
 from persona4rec_pipeline.settings import Settings, load_settings
 
+SWITCH_INTERVAL_S = 0.0005
 DESCRIPTION = "Ranking with reasons, from an index of personas."
 
 
@@ -82,6 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
 def app_from_environment() -> FastAPI:
     """The application of the settings of this process, with its log; what each worker of a server calls."""
     configure_log()
+    # While a thread opens a generation or reads a review, each turn of the event loop waits so long for the interpreter.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return create_app(load_settings())
 
 

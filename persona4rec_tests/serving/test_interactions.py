@@ -82,6 +82,12 @@ def test_a_dislike_takes_a_like_back(client):
     assert listed(client)[0] == "no_positive_history"
 
 
+def test_a_click_does_not_take_a_dislike_back(client):
+    tell(client, item_id="odd", kind="dislike")
+    tell(client, item_id="odd", kind="click")
+    assert listed(client)[0] == "no_positive_history"
+
+
 def test_many_clicks_on_one_item_are_one(client):
     service = service_of(client)
     for _ in range(5):

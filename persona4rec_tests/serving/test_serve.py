@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,12 @@ import pytest
 from typer.testing import CliRunner
 
 from persona4rec_pipeline.cli import app
+from persona4rec_pipeline.interactions import Interaction, InteractionQueue
 from persona4rec_pipeline.serving.protocol import OneWrite
+from persona4rec_pipeline.serving.run import run_server
+from persona4rec_pipeline.settings import load_settings
 from persona4rec_tests.index.builders import two_catalogues
+from persona4rec_tests.serving.builders import settings_of
 
 BODY = json.dumps({"user_id": "ann", "candidates": ["emma", "dune"]}).encode()
 
@@ -122,6 +127,14 @@ def test_it_refuses_to_start_without_a_key_where_one_is_required(command, argume
     assert found.exit_code == 1 and "api-key add NAME" in str(found.exception)
 
 
+@pytest.mark.parametrize("behind_proxy", [False, True])
+def test_the_client_named_by_a_proxy_is_believed_only_where_there_is_one(home, monkeypatch, behind_proxy):
+    told: dict[str, object] = {}
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: told.update(options))
+    run_server(settings_of(home, behind_proxy=behind_proxy))
+    assert told["proxy_headers"] is behind_proxy
+
+
 def test_a_key_is_printed_once_listed_without_it_and_revoked(command):
     made = command("api-key", "add", "shop", "--expires", "2999-01-01")
     key = made.stdout.strip()
@@ -187,3 +200,39 @@ def test_a_head_without_a_body_goes_out_by_itself():
 def test_parts_of_a_long_body_and_a_go_on_are_not_held_back():
     go_on = b"HTTP/1.1 100 Continue\r\n\r\n"
     assert written(go_on, HEAD, b"one", b"two") == ([go_on, HEAD + b"one", b"two"], False)
+
+
+def test_the_command_line_asks_as_the_service_does(home, command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PERSONA4REC_HOME", str(home))
+
+    def told(*arguments: str) -> dict:
+        return json.loads(command(*arguments, "--json").stdout)
+
+    session = told("recommend", "--session", "odd", "--k", "9")
+    assert session["fallback"] == "session" and "odd" not in [item["item_id"] for item in session["items"]]
+    films = told("recommend", "--user", "ann", "--catalog", "films")
+    assert {item["catalog"] for item in films["items"]} == {"films"}
+    explained = told("explain", "--session", "dune", "--item", "emma")
+    assert explained["fallback"] == "session" and explained["winner"]["name"] == "Reader 1 of emma"
+    queue, at = InteractionQueue(load_settings().interactions_path), datetime.now(UTC)
+    queue.append(Interaction(None, "k", "who has just come", "books", "odd", "like", None, None, at))
+    queue.close()
+    assert told("recommend", "--user", "who has just come")["fallback"] is None
+    (tmp_path / "ids.txt").write_text("emma\ndune\n")
+    ranked = told("rerank", "--session", "dune", "--candidates", str(tmp_path / "ids.txt"))
+    assert [item["item_id"] for item in ranked["items"]] == ["dune", "emma"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give --user, --history or --session"),
+        (["--user", "ann", "--history", "HISTORY"], "either --user or --history"),
+        (["--history", "HISTORY"], "empty history"),
+    ],
+)
+def test_the_command_line_says_who_must_be_named(home, command, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setenv("PERSONA4REC_HOME", str(home))
+    (tmp_path / "history.json").write_text("[]")
+    named = [str(tmp_path / "history.json") if part == "HISTORY" else part for part in arguments]
+    assert message in str(command("recommend", *named).exception)
