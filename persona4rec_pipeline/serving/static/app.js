@@ -108,7 +108,8 @@ function settle(top) {
   stopSettling();
   scrollTo({ top: 0, behavior: "instant" });
   if (!top) return;
-  const until = performance.now() + 3000;
+  // A slow service may take that long to bring what stood there.
+  const until = performance.now() + 20000;
   settling = setInterval(() => {
     // As far as there is something: what comes into view brings more with it.
     scrollTo({ top, behavior: "instant" });
