@@ -159,16 +159,17 @@ def order_candidates(own, persona, weight, by_place, order):
         for place in range(count):
             values[place] = persona[place]
     else:
-        mine, always = np.empty(count, np.float64), np.ones(count, np.bool_)
+        mine, always = np.empty(count, np.float64), np.empty(count, np.bool_)
         for place in range(count):
+            always[place] = True
             if by_place and weight > 0.0:
                 mine[place] = -np.log2(place + 1.0)
             else:
                 mine[place] = own[place] if own.shape[0] else -np.float64(place)
             values[place] = persona[place] if persona[place] > -np.inf else lowest if lowest < np.inf else 0.0
         if weight <= 0.0:
-            values[:] = mine
-            known[:] = True
+            for place in range(count):
+                values[place], known[place] = mine[place], True
         else:
             _standardise(mine, always)
             _standardise(values, known)
@@ -609,17 +610,18 @@ def scan(
     """
     users = floors.shape[0]
     for_all = barred.shape[0] == 1
-    limits = floors.copy()
+    limits = np.empty(users, np.float32)
+    # The item that a user is at, which may have begun in an earlier tile, and what is known of it.
+    current = np.empty(users, np.int64)
+    upper_of = np.empty(users, np.float32)
+    lower_of = np.empty(users, np.float32)
+    mask_of = np.empty(users, np.int64)
     for user in range(users):
+        current[user], limits[user] = -1, floors[user]
         if bound_counts[user] == bounds.shape[1] and bounds[user, 0] > limits[user]:
             limits[user] = bounds[user, 0]
     dots = np.empty((queries.shape[0], TILE_ROWS), np.int32)
     rows = np.empty(TILE_ROWS, np.int64)
-    # The item that a user is at, which may have begun in an earlier tile, and what is known of it.
-    current = np.full(users, -1, np.int64)
-    upper_of = np.empty(users, np.float32)
-    lower_of = np.empty(users, np.float32)
-    mask_of = np.empty(users, np.int64)
     item, row, end = start, offsets[start], offsets[stop]
     while row < end:
         # Critical personas and barred items within a tile are compared as well, which costs less than to pick the others.
@@ -770,7 +772,10 @@ def settle(
     k, items_here, gave_up = scores.shape[1], offsets.shape[0] - 1, 0
     best = np.empty(k, np.float32)
     for user in range(first, last):
-        if note_counts[:, user].min() < 0:
+        room = 0
+        for thread in range(bounds.shape[0]):
+            room = -1 if room < 0 or note_counts[thread, user] < 0 else room + note_counts[thread, user]
+        if room < 0:
             gave_up += 1
             continue
         # What is below the k-th best lower bound cannot be among the best.
@@ -785,7 +790,6 @@ def settle(
             for place in range(note_counts[thread, user]):
                 known = _push_bound(best, known, uppers[thread, user, place])
         likely = best[0] if known == k else np.float32(-np.inf)
-        room = note_counts[:, user].sum()
         picked, picked_uppers = np.empty(room, np.int64), np.empty(room, np.float32)
         picked_masks, picks = np.empty(room, np.int64), 0
         for likely_ones in (True, False):
