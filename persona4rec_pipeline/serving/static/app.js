@@ -40,18 +40,31 @@ async function readiness() {
   return found;
 }
 
-// How far down a page was is kept with its entry for the back button. Its content comes later than it is shown, so the place is
-// taken as soon as there is enough of it.
+// Where a page stood is kept with its entry for the back button: by the card that was topmost in the window, as what stands above
+// it may be of another height when it comes back, and by pixels where there is no card. Content comes later than the view is
+// shown, so the place is taken as soon as it is there, and held until nothing in the window is still on its way.
 history.scrollRestoration = "manual";
 let settling = 0;
 let scrolled = 0;
 
-addEventListener("scroll", () => {
+function notePlace() {
   clearTimeout(scrolled);
   scrolled = setTimeout(() => {
-    if (!settling) history.replaceState({ ...history.state, top: Math.round(scrollY) }, "");
+    if (!settling) history.replaceState({ ...history.state, top: Math.round(scrollY), card: topmost() }, "");
   }, 100);
-});
+}
+addEventListener("scroll", notePlace);
+// What comes late moves the cards below it.
+new ResizeObserver(notePlace).observe(main);
+
+/** The first card whose head is in the window, and how far below the window's upper edge it is; null: there is none. */
+function topmost() {
+  for (const one of main.querySelectorAll(".card[data-key]")) {
+    const { top } = one.getBoundingClientRect();
+    if (top >= 0) return top < innerHeight ? { key: one.dataset.key, below: Math.round(top) } : null;
+  }
+  return null;
+}
 
 function show() {
   // A scroll that just ended belongs to the view that is being left.
@@ -80,7 +93,7 @@ function show() {
     heading?.setAttribute("tabindex", "-1");
     heading?.focus({ preventScroll: true });
   }
-  settle(history.state?.top ?? 0);
+  settle(history.state ?? {});
 }
 
 function nowhere() {
@@ -104,17 +117,28 @@ function nameTab() {
   document.title = current.title === "Explorer" ? "persona4rec explorer" : `${current.title} · persona4rec`;
 }
 
-function settle(top) {
+function settle({ top = 0, card = null }) {
   stopSettling();
   scrollTo({ top: 0, behavior: "instant" });
   if (!top) return;
   // A slow service may take that long to bring what stood there.
   const until = performance.now() + 20000;
   settling = setInterval(() => {
+    const found = card && [...main.querySelectorAll(".card[data-key]")].find((one) => one.dataset.key === card.key);
     // As far as there is something: what comes into view brings more with it.
-    scrollTo({ top, behavior: "instant" });
-    if (Math.abs(scrollY - top) < 1 || performance.now() > until) stopSettling();
+    const goal = found ? scrollY + found.getBoundingClientRect().top - card.below : top;
+    if (Math.abs(scrollY - goal) >= 1) scrollTo({ top: goal, behavior: "instant" });
+    else if (!isUnfinished()) stopSettling();
+    if (performance.now() > until) stopSettling();
   }, 50);
+}
+
+/** Whether something in the window is still on its way. */
+function isUnfinished() {
+  return [...main.querySelectorAll("[aria-busy=true], .skeleton")].some((one) => {
+    const { top, bottom, height } = one.getBoundingClientRect();
+    return height && top < innerHeight && bottom > 0;
+  });
 }
 
 function stopSettling() {
