@@ -217,6 +217,5 @@ export const similar = async (item, k, options) => {
 /** {points, total, user}: personas, how many there are, and where the user stands (null: nowhere). */
 export const personaMap = async (userId, limit, options) => {
   const answer = await ask(`v1/map?limit=${limit}${userId ? `&user_id=${part(userId)}` : ""}`, options);
-  const { points, total } = Array.isArray(answer.points) ? answer : answer.points;
-  return { points, total: total ?? points.length, user: answer.user ?? null };
+  return { points: answer.points, total: answer.total, user: answer.user };
 };
