@@ -29,7 +29,7 @@ class People:
         users = files.read_table(folder / "users.arrow", files.USERS)
         # In alphabetical order of their bytes, as they were written.
         self.ids: tuple[str, ...] = tuple(users.column("user_id").to_pylist())
-        self._interactions = users.column("interactions").to_numpy()
+        self._interactions = files.to_int64(users.column("interactions"))
         self._rows = {user_id: row for row, user_id in enumerate(self.ids)}
         shape = (len(self.ids), manifest.dimension)
         self._profiles = files.read_array(folder / "profiles.npy", shape, "float16")
@@ -92,22 +92,25 @@ class People:
     def _open_seen(self, seen: pa.Table, segments: Sequence[Segment]) -> None:
         rows = np.full(seen.num_rows, -1, np.int64)
         item_ids = seen.column("item_id").combine_chunks()
+        of_catalog, catalogs = _coded(seen.column("catalog"))
         for segment in segments:
-            own = np.flatnonzero(pc.equal(seen.column("catalog"), segment.catalog).to_numpy())
-            found = pc.index_in(item_ids.take(pa.array(own)), value_set=segment.items.column("item_id"))
-            local = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+            if segment.catalog not in catalogs:
+                continue
+            own = np.flatnonzero(of_catalog == catalogs.index(segment.catalog))
+            found = pc.index_in(item_ids.take(files.from_int64(own)), value_set=segment.items.column("item_id"))
+            local = np.where(files.to_int64(found.is_valid()), files.to_int64(found), -1)
             alive = local >= 0
             alive[alive] = ~segment.dead[local[alive]]
             rows[own[alive]] = local[alive] + segment.first
-        encoded = seen.column("user_id").combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], pa.string())
-        encoded = encoded.dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)[rows >= 0]
-        bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
+        of_user, user_ids = _coded(seen.column("user_id"))
+        bounds = np.searchsorted(of_user[rows >= 0], np.arange(len(user_ids) + 1))
         # A user whose items are all gone has an empty range, and is still no stranger.
-        self._seen_of = {
-            user_id: (int(bounds[code]), int(bounds[code + 1]))
-            for code, user_id in enumerate(encoded.dictionary.to_pylist())
-        }
+        self._seen_of = {user_id: (int(bounds[code]), int(bounds[code + 1])) for code, user_id in enumerate(user_ids)}
         self._seen = rows[rows >= 0]
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A column as numbers (int64) of its distinct values, and these in the order of their first row."""
+    chunks = column.dictionary_encode().unify_dictionaries().chunks
+    codes = [files.to_int64(chunk.indices) for chunk in chunks]
+    return np.concatenate([np.empty(0, np.int64), *codes]), chunks[0].dictionary.to_pylist() if chunks else []

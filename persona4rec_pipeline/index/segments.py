@@ -225,11 +225,11 @@ def _gather(segments: Sequence[Segment], sources: np.ndarray, rows: np.ndarray, 
     found, places = [], []
     for number, segment in enumerate(segments):
         own = np.flatnonzero(sources == number)
-        found.append((segment.personas if of_personas else segment.items).take(pa.array(rows[own])))
+        found.append((segment.personas if of_personas else segment.items).take(files.from_int64(rows[own])))
         places.append(own)
     back = np.empty(len(rows), np.int64)
     back[np.concatenate(places)] = np.arange(len(rows))
-    return pa.concat_tables(found).combine_chunks().take(pa.array(back)).combine_chunks()
+    return pa.concat_tables(found).combine_chunks().take(files.from_int64(back)).combine_chunks()
 
 
 def _write_blocks(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> np.ndarray:

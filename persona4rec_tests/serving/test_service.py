@@ -189,7 +189,7 @@ def test_a_server_that_reranks_has_not_loaded_the_machinery_that_built_the_index
         "    body = {'user_id': 'ann', 'session': ['dune'], 'candidates': ['dune', 'emma']}\n"
         "    assert client.post('/v1/rerank', json=body).status_code == 200\n"
         "    assert client.get('/metrics').status_code == 200\n"
-        "heavy = {'dagster', 'torch', 'vllm', 'mlflow', 'duckdb', 'transformers', 'matplotlib', 'sklearn'}\n"
+        "heavy = {'dagster', 'pandas', 'torch', 'vllm', 'mlflow', 'duckdb', 'transformers', 'matplotlib', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
