@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from persona4rec_pipeline.serving.answers import to_json
+from persona4rec_pipeline.serving.ask import draft
 from persona4rec_pipeline.serving.bodies import MAX_ID_CHARACTERS, MAX_K, FilterBody, Question, RecommendBody
 from persona4rec_pipeline.serving.dropin import unknown_model
 from persona4rec_pipeline.serving.limits import too_busy
@@ -97,13 +98,14 @@ def read_routes(service: Service) -> APIRouter:
     async def history(user_id: UserId) -> Response:
         index = service.current.get().index
         past = service.overlay.history_of(user_id, index) + [one.to_dict() for one in index.history_of(user_id)]
+        asking = draft(index, Question(user_id=user_id), queued=service.overlay.of(user_id, index))
         return _json(
             to_json(
                 {
                     "user_id": user_id,
                     "generation": index.generation,
-                    "fallback": index.fallback_for(user_id),
-                    "interactions": index.interactions_of(user_id),
+                    "fallback": asking.fallback,
+                    "interactions": asking.interactions,
                     "history": past,
                 }
             )

@@ -126,6 +126,15 @@ def test_it_stands_in_the_history_of_the_user_until_the_index_contains_it(shop, 
     assert service_of(client).overlay.of("ann", service_of(client).current.get().index) is None
 
 
+def test_the_history_of_a_user_who_is_known_from_the_queue_alone_says_what_a_ranking_says(shop, client):
+    tell(client, user_id="new", item_id="odd", kind="like")
+    history = client.get("/v1/users/new/history").json()
+    assert (history["fallback"], history["interactions"]) == (None, 1)
+    tell(client, user_id="sour", item_id="odd", kind="dislike")
+    history = client.get("/v1/users/sour/history").json()
+    assert (history["fallback"], history["interactions"]) == ("no_positive_history", 0)
+
+
 def test_what_is_queued_counts_after_a_restart(shop):
     with serving(shop.home) as client:
         tell(client, item_id="odd")
