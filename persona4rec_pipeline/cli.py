@@ -351,6 +351,19 @@ def forget_user(
     )
 
 
+@app.command("accept-queue")
+def accept_queue(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go on with the queue of posted interactions as it is, after its file was lost: what it lacks leaves the reviews."""
+    from persona4rec_pipeline.reviews.posted import accept_queue as accept
+
+    if not yes:
+        typer.confirm("Go on without the interactions that the queue has lost?", abort=True)
+    accept(load_settings())
+    out.print("The next run makes the reviews of each catalogue with the queue as it is. Start the service again.")
+
+
 @app.command("rollback-index")
 def rollback_index(
     generation: Annotated[int, typer.Argument(help="Number of a generation that is still there.")],
@@ -611,12 +624,14 @@ def serve(
 ) -> None:
     """Serve the published index over HTTP, with the explorer page. Beyond this machine only with API keys (`api-key add`)."""
     from persona4rec_pipeline.serving.run import run_server
+    from persona4rec_pipeline.serving.security import check_door
 
     stated = {"HOST": host, "PORT": port, "WORKERS": workers, "REQUIRE_KEY": require_key, "ACCESS_LOG": access_log}
     # By the environment, as each worker reads its settings itself.
     os.environ |= {f"PERSONA4REC_SERVING__{name}": str(value) for name, value in stated.items() if value is not None}
     effective = load_settings()
     serving = effective.serving
+    check_door(effective)
     err.print(f"Serving on http://{escape(serving.host)}:{serving.port}; Ctrl-C stops it.")
     run_server(effective)
 

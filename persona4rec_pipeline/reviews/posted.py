@@ -138,7 +138,7 @@ def stage_posted(connection: DuckDBPyConnection, settings: Settings, catalog: st
         raise SourceError(
             f"{queue.path} is not the interaction queue that catalogue {catalog} was made from, or an older state of it: "
             "reviews that came in while serving would be lost. Put the latest backup of the file in its place; to go on "
-            "without what it lacks, call `accept_queue` of persona4rec_pipeline.reviews.posted once."
+            "without what it lacks, run `persona4rec accept-queue` once."
         )
     connection.register("nothing", _STAGED.empty_table())
     connection.execute("CREATE OR REPLACE TEMP TABLE staged_posted AS FROM nothing")

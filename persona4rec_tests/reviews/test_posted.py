@@ -8,9 +8,11 @@ from itertools import count
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from persona4rec_pipeline.alignment.assets import count_choices
 from persona4rec_pipeline.catalogs import remove_catalog
+from persona4rec_pipeline.cli import app
 from persona4rec_pipeline.encoder.texts import interaction_text, text_hash
 from persona4rec_pipeline.encoder.vectors import refresh_interaction_vectors
 from persona4rec_pipeline.evaluation.quality import measure_quality
@@ -22,7 +24,7 @@ from persona4rec_pipeline.reviews.files import SourceError
 from persona4rec_pipeline.reviews.ids import user_hash
 from persona4rec_pipeline.reviews.incoming import needs_ingest, scan
 from persona4rec_pipeline.reviews.ingest import fold_in, ingest_reviews
-from persona4rec_pipeline.reviews.posted import QUEUED, accept_queue, has_new_interactions, interactions_through
+from persona4rec_pipeline.reviews.posted import QUEUED, has_new_interactions, interactions_through
 from persona4rec_pipeline.reviews.splits import assign_splits
 from persona4rec_pipeline.runner import NIGHTLY, STEPS, Listener, RunFailed, run_stale
 from persona4rec_pipeline.settings import load_settings
@@ -224,7 +226,7 @@ def test_texts_that_databases_choke_on_arrive(workshop):
     ]
 
 
-def test_a_queue_that_was_lost_fails_the_ingest_and_changes_nothing(workshop):
+def test_a_queue_that_was_lost_fails_the_ingest_and_changes_nothing(workshop, monkeypatch):
     catalog = workshop.catalog([review("ann")])
     post(workshop.settings)
     post(workshop.settings, "yan")
@@ -239,7 +241,11 @@ def test_a_queue_that_was_lost_fails_the_ingest_and_changes_nothing(workshop):
             read(workshop.database, workshop.settings, catalog)
     assert workshop.reviews("user_id") == ["ann", "yan", "zoe"]
     # Who has no backup says so; an index that knows the ids of before must not take new interactions for them.
-    accept_queue(workshop.settings)
+    monkeypatch.setenv("PERSONA4REC_HOME", str(workshop.settings.home))
+    assert CliRunner().invoke(app, ["accept-queue"], input="n\n").exit_code != 0
+    with pytest.raises(SourceError, match="persona4rec accept-queue"):
+        fold_in(workshop.database, workshop.settings, catalog)
+    assert CliRunner().invoke(app, ["accept-queue", "--yes"]).exit_code == 0
     assert has_new_interactions(workshop.database, workshop.settings, "books")
     fold_in(workshop.database, workshop.settings, catalog)
     assert workshop.reviews("user_id") == ["ann", "another"]
