@@ -5,9 +5,12 @@ Belongs here: the records, and the words for what went otherwise. Does not belon
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Item = str | tuple[str, str]
 
@@ -50,7 +53,7 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"quotes": list(self.quotes), "flags": list(self.flags)}
+        return _shallow(self) | {"quotes": list(self.quotes), "flags": list(self.flags)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class PersonaMatch:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"quotes": list(self.quotes), "evidence_review_ids": list(self.evidence_review_ids)}
+        return _shallow(self) | {"quotes": list(self.quotes), "evidence_review_ids": list(self.evidence_review_ids)}
 
 
 @dataclass(frozen=True)
@@ -101,4 +104,9 @@ class PastInteraction:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"at": self.at.replace(tzinfo=UTC).isoformat()}
+        return _shallow(self) | {"at": self.at.replace(tzinfo=UTC).isoformat()}
+
+
+def _shallow(one: DataclassInstance) -> dict[str, Any]:
+    """Its fields as they are. `asdict` copies every text of theirs, for more than all else that an answer costs."""
+    return {name: getattr(one, name) for name in one.__dataclass_fields__}
