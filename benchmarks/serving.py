@@ -4,6 +4,9 @@
     python -m benchmarks.serving --soak 0 --rounds 2 --seconds 2        # a quick look
     python -m benchmarks.serving --reranker 5             # asks the packaged language model as well, seconds a request
 
+Start: from the command to the first order of 20 candidates of a known user, once so that what is compiled on a machine's first
+start is there, then STARTS times.
+
 In process: the same requests, one after another, without HTTP. `order alone` looks the user's profile up, scores the
 candidates and orders them; `with reasons` also puts each candidate's persona, reason and quotes into words.
 
@@ -13,6 +16,10 @@ ask again as soon as they are answered. The floor is a FastAPI service that does
 `{}`. It is sent the same bodies, and neither reads nor checks them; it has no middleware, no log, no metrics. It runs in a process
 of its own under uvicorn as our service does: one worker, uvloop, httptools, no access log of uvicorn's. Our service is what
 `persona4rec serve` starts, with the settings that it ships with.
+
+The parts of answers that are the same for everybody are kept once they were asked for (`serving.render_cache_mib`), and the
+requests come again after REQUESTS of them, so that all are kept here but in the first second.
+With PERSONA4REC_SERVING__RENDER_CACHE_MIB=0 nothing is kept, as if no item were asked for twice.
 
 Floor and service take turns, a few seconds each, several rounds per number of clients, so that a noisy machine is noisy for
 both; what counts is the median over the rounds of the ratio of their p99. Connections are opened a moment before the first request
@@ -57,6 +64,8 @@ from persona4rec_pipeline.presentation import markdown_table
 CANDIDATES = 20
 REQUESTS = 1_000
 IN_PROCESS_REQUESTS = 5_000
+STARTS = 3
+STARTED_WITHIN_S = 3.0
 RERANK = "/v1/rerank"
 # As the service runs (`serving/run.py`).
 UVICORN = (
@@ -163,6 +172,11 @@ def main() -> None:
         asked = prepare(index)
         bodies = home / "bodies.jsonl"
         bodies.write_text("".join(request.body() + "\n" for request in asked))
+        seconds = [seconds_to_start(home, asked[0]) for _ in range(1 + STARTS)]
+        told = ", ".join(f"{one:.2f}" for one in seconds[1:])
+        print(f"start to the first answer: {told} s (the first of all {seconds[0]:.2f} s)", flush=True)
+        if statistics.median(seconds[1:]) > STARTED_WITHIN_S:
+            failures.append(f"start: {told} s")
         rows = in_process(index, asked)
         with ExitStack() as stack:
             floor = stack.enter_context(start_floor(home))
@@ -210,10 +224,13 @@ def describe(index: PersonaIndex) -> None:
 def print_sizes(ours: Server, asked: Sequence[Asked]) -> None:
     """How large a request and its answer are; ends the program where the service does not answer."""
     body = asked[0].body()
+    print(f"a request has {len(body):,} bytes, its answer {len(_order(ours, body)):,}", flush=True)
+
+
+def _order(ours: Server, body: str) -> bytes:
     # The first request may have to wait for what is compiled or mapped on first use.
     answer = httpx.post(ours.url + RERANK, content=body, headers={"content-type": "application/json"}, timeout=60)
-    answer.raise_for_status()
-    print(f"a request has {len(body):,} bytes, its answer {len(answer.content):,}", flush=True)
+    return answer.raise_for_status().content
 
 
 def prepare(index: PersonaIndex, seed: int = 11) -> list[Asked]:
@@ -281,6 +298,14 @@ def start_service(home: Path) -> Any:
     command = python_module("persona4rec_pipeline.cli", "serve", "--port", str(port))
     environment = {**os.environ, "PERSONA4REC_HOME": str(home)}
     return running(command, environment, home / "service.log", port, "/healthz")
+
+
+def seconds_to_start(home: Path, request: Asked) -> float:
+    """From starting the service to its first answer."""
+    began = time.monotonic()
+    with start_service(home) as ours:
+        _order(ours, request.body())
+        return time.monotonic() - began
 
 
 def compare(floor: Server, ours: Server, bodies: Path, clients: int, given: argparse.Namespace) -> Level:
