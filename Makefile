@@ -32,8 +32,9 @@ $(VENV)/.installed: requirements/cpu.txt pyproject.toml setup.cfg
 demo: setup
 	@$(OFFLINE) $(BIN)/persona4rec demo
 
+# Many tests start processes, which would each compile what they import where a setting keeps byte code from being written.
 test: setup
-	$(OFFLINE) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff format --check .
