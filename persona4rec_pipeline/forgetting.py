@@ -84,7 +84,7 @@ def forget_user(settings: Settings, user_id: str, listener: Listener = SILENT) -
     catalogs = sorted({catalog for catalog, *_ in reviews}) or every
     with dagster_instance(settings) as instance:
         # The sources may not be there to be read again.
-        record_as_made(instance, settings, warehouse, ["reviews"], catalogs, "A user was forgotten.")
+        record_as_made(instance, settings, warehouse, SOURCE_STEP, catalogs, "A user was forgotten.")
         steps = tuple(step for step in NIGHTLY if step != SOURCE_STEP)
         run_stale(settings, catalogs, steps, listener, instance, "forget-user", force=True)
         # A vector tells much of its text.

@@ -275,10 +275,21 @@ def record_as_made(
     why: str,
 ) -> None:
     """Tell Dagster that these source assets hold what the warehouse holds now, though no source was read, so that what it
-    outdates, and no more, is made again."""
+    outdates, and no more, is made again. Where one of them is made from another of them, they are named in their order, and
+    it counts as made from what that holds."""
     versions = code_versions(settings)
+    graph = build_definitions(settings).resolve_asset_graph()
     for asset in assets:
+        parents = {key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys} & set(assets)
         for catalog in catalogs:
+            made_from: dict[str, str] = {}
+            for parent in parents:
+                newest = dg.AssetRecordsFilter(dg.AssetKey(parent), asset_partitions=[catalog])
+                (record,) = instance.fetch_materializations(newest, limit=1).records
+                made_from |= {
+                    f"dagster/input_data_version/{parent}": warehouse.content_version(parent, catalog),
+                    f"dagster/input_event_pointer/{parent}": str(record.storage_id),
+                }
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     asset,
@@ -288,6 +299,7 @@ def record_as_made(
                         "dagster/data_version": warehouse.content_version(asset, catalog),
                         "dagster/data_version_is_user_provided": "true",
                         "dagster/code_version": versions[asset],
+                        **made_from,
                     },
                 )
             )

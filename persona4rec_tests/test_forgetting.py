@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from persona4rec_pipeline.forgetting import forget_user
 from persona4rec_pipeline.index import PersonaIndex
 from persona4rec_pipeline.interactions import Interaction, InteractionQueue
-from persona4rec_pipeline.runner import NIGHTLY, run_stale
+from persona4rec_pipeline.runner import NIGHTLY, Listener, run_stale
 from persona4rec_pipeline.settings import load_settings
 from persona4rec_pipeline.warehouse import open_warehouse
 from persona4rec_tests.reviews.builders import json_lines, review, write
@@ -17,6 +18,7 @@ from persona4rec_tests.traces import files_that_hold
 
 TELLING = "Quicksilver zeppelins over Reykjavik made this an unforgettable voyage."
 PLAIN = "A clever puzzle, and the detective explains every clue at the end."
+LONELY = "The lighthouse keeper is so lonely that I wept, and I loved him for it."
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +82,23 @@ def test_nothing_of_a_forgotten_user_is_left_and_the_others_stay(settings):
 
 def test_the_next_ingest_leaves_the_user_out(settings):
     incoming = settings.home / "incoming" / "books" / "reviews-2.jsonl"
-    write(incoming, json_lines([review("cy", "i2", 9, text=PLAIN)]))
+    rows = [review("cyrus-31", "i2", 9, text=LONELY), review("dora-44", "i2", 9, text=PLAIN)]
+    write(incoming, json_lines(rows))
     post(settings, "secret-user-77", f"The site sent it again: {TELLING}")
     made = {outcome.where: outcome.metadata for outcome in run_stale(settings, steps=NIGHTLY) if outcome.was_stale}
     assert made["reviews[books]"]["forgotten"] == 2
     assert files_that_hold(settings.home, "secret-user-77", "Quicksilver") == set()
     users = {user for (user,) in open_warehouse(settings).rows("SELECT DISTINCT user_id FROM reviews")}
-    assert users == {"ann", "bob", "cy"}
+    assert users == {"ann", "bob", "cyrus-31", "dora-44"}
 
 
 def test_forgetting_can_be_repeated(settings):
     assert forget_user(settings, "secret-user-77").reviews == 0
+
+
+def test_a_source_that_is_gone_is_not_read_for_it_and_not_by_the_next_run(settings):
+    shutil.rmtree(settings.home / "incoming" / "books")
+    assert forget_user(settings, "cyrus-31").reviews == 1
+    told = []
+    run_stale(settings, steps=NIGHTLY, listener=Listener(started=lambda *what: told.append(what)))
+    assert told == []
