@@ -54,6 +54,7 @@ serve: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.whole_catalogue
 
 # The environment and caches; the state directory stays, it holds what was paid for.
 clean:
